@@ -1,0 +1,193 @@
+"""Tables of the warehouse, and where the warehouse is."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from airflow_emr_etl.models.base import Model, Name
+from airflow_emr_etl.models.template import is_template
+
+if TYPE_CHECKING:
+    from airflow_emr_etl.transfers.redshift_load import RedshiftLoadOperator
+
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,126}")
+_TYPE = re.compile(
+    r"(?:SMALLINT|INTEGER|BIGINT|REAL|DOUBLE PRECISION|BOOLEAN|DATE|TIMESTAMP|TIMESTAMPTZ"
+    r"|(?:VARCHAR|CHAR)\([1-9]\d{0,4}\)|DECIMAL\([1-9]\d?, ?\d{1,2}\))"
+)
+_ALIASES = {
+    "INT": "INTEGER",
+    "INT2": "SMALLINT",
+    "INT4": "INTEGER",
+    "INT8": "BIGINT",
+    "FLOAT4": "REAL",
+    "FLOAT8": "DOUBLE PRECISION",
+    "FLOAT": "DOUBLE PRECISION",
+    "BOOL": "BOOLEAN",
+    "TIMESTAMP WITHOUT TIME ZONE": "TIMESTAMP",
+    "TIMESTAMP WITH TIME ZONE": "TIMESTAMPTZ",
+    "VARCHAR(MAX)": "VARCHAR(65535)",
+}
+_ROLE = re.compile(r"(?i:default)|arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+")
+
+
+def _identifier(value: str) -> str:
+    if not _IDENTIFIER.fullmatch(value):
+        raise ValueError(
+            f"{value!r} is not a name for Redshift here: letters, digits, _ and $, not beginning with a digit, "
+            "at most 127"
+        )
+    return value.lower()
+
+
+def _table_name(value: str) -> str:
+    parts = value.split(".")
+    if len(parts) != 2:
+        raise ValueError(f"{value!r} does not say schema and table; write it as analytics.events")
+    return ".".join(_identifier(part) for part in parts)
+
+
+def normal_type(value: str) -> str:
+    """A Redshift type in the one spelling that is compared: ``numeric(10,2)`` → ``DECIMAL(10, 2)``. ValueError else."""
+    text = re.sub(r"\s+", " ", value.strip().upper())
+    text = re.sub(r" ?\( ?", "(", text)
+    text = re.sub(r" ?\)", ")", text)
+    text = re.sub(r" ?, ?", ", ", text)
+    text = re.sub(r"^(?:CHARACTER VARYING|NVARCHAR)(?=\()", "VARCHAR", text)
+    text = re.sub(r"^(?:CHARACTER|NCHAR|BPCHAR)(?=\()", "CHAR", text)
+    text = re.sub(r"^NUMERIC(?=\()", "DECIMAL", text)
+    text = _ALIASES.get(text, text)
+    if not _TYPE.fullmatch(text):
+        raise ValueError(
+            f"{value!r} is not a column type that loads here; valid are SMALLINT, INTEGER, BIGINT, REAL, "
+            "DOUBLE PRECISION, DECIMAL(p, s), BOOLEAN, DATE, TIMESTAMP, TIMESTAMPTZ, VARCHAR(n) and CHAR(n)"
+        )
+    return text
+
+
+def _role(value: str) -> str:
+    if not is_template(value) and not _ROLE.fullmatch(value):
+        raise ValueError(f"{value!r} is not the ARN of an IAM role, nor 'default'")
+    return value
+
+
+Identifier = Annotated[str, AfterValidator(_identifier)]
+ColumnType = Annotated[str, AfterValidator(normal_type)]
+
+
+class Column(Model):
+    """A column; ``type`` is Redshift's."""
+
+    name: Identifier
+    type: ColumnType
+    nullable: bool = True
+
+
+def _column(value: Any) -> Any:
+    """``("dt", "DATE")`` and ``"dt DATE"`` are columns too."""
+    if isinstance(value, str) and " " in value:
+        name, _, kind = value.strip().partition(" ")
+        return {"name": name, "type": kind}
+    if isinstance(value, tuple | list) and len(value) == 2:
+        return {"name": value[0], "type": value[1]}
+    return value
+
+
+class RedshiftTarget(Model):
+    """A database of a Redshift Serverless workgroup or of a cluster. Every field may be a template."""
+
+    workgroup_name: Name | None = None
+    cluster_identifier: Name | None = None
+    database: Name = "dev"
+    iam_role: Annotated[Name, AfterValidator(_role)]
+    """What COPY reads S3 with: the ARN of a role that is attached to Redshift, or ``default``."""
+    db_user: Name | None = None
+    """For a cluster without a secret: the user that temporary credentials are made for."""
+    secret_arn: Name | None = None
+    """Secrets Manager's ARN; the secret itself stays there."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.workgroup_name is None) == (self.cluster_identifier is None):
+            raise ValueError("say either workgroup_name (Serverless) or cluster_identifier (provisioned)")
+        return self
+
+    def request(self) -> dict[str, str]:
+        """The parameters of a Data API call that say where."""
+        named = {
+            "WorkgroupName": self.workgroup_name,
+            "ClusterIdentifier": self.cluster_identifier,
+            "Database": self.database,
+            "DbUser": self.db_user,
+            "SecretArn": self.secret_arn,
+        }
+        return {name: value for name, value in named.items() if value is not None}
+
+
+class RedshiftTable(Model):
+    """A table that one loader writes.
+
+    ``RedshiftTable("analytics.sessions", columns=[…], keys=["session_id"], partition="dt")``
+    """
+
+    name: Annotated[str, AfterValidator(_table_name)]
+    columns: tuple[Annotated[Column, BeforeValidator(_column)], ...] = ()
+    """In the order of the files. Without any, they are taken from the manifest of the first load."""
+    keys: tuple[Identifier, ...] = ()
+    """What makes a row one of a kind. Redshift enforces no key, so each load asserts it."""
+    partition: Identifier | None = None
+    """The column whose value a load replaces whole."""
+    dist_style: Literal["AUTO", "EVEN", "ALL"] = "AUTO"
+    dist_key: Identifier | None = None
+    sort_keys: tuple[Identifier, ...] = Field(default=())
+    mode: Literal["replace", "merge"] = "replace"
+    """``replace``: a load's rows take the place of the partition's. ``merge``: of the rows with the same keys."""
+
+    def __init__(self, name: str | None = None, /, **fields: Any) -> None:
+        super().__init__(**(fields if name is None else {"name": name, **fields}))
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.mode == "replace" and self.partition is None:
+            raise ValueError(
+                f"{self.name} needs partition=, the column whose value a load replaces (or mode='merge')"
+            )
+        if self.mode == "merge" and not self.keys:
+            raise ValueError(f"{self.name} needs keys= to merge by")
+        if self.dist_key and self.dist_style != "AUTO":
+            raise ValueError(f"{self.name} has both dist_key and dist_style; say one")
+        names = [column.name for column in self.columns]
+        if len(set(names)) != len(names):
+            raise ValueError(f"{self.name} has a column twice: {', '.join(names)}")
+        used = {*self.keys, *self.sort_keys, *filter(None, (self.partition, self.dist_key))}
+        if names and (unknown := sorted(used - set(names))):
+            raise ValueError(f"{self.name} has no column {', '.join(unknown)}; it has {', '.join(names)}")
+        return self
+
+    @property
+    def schema_name(self) -> str:
+        return self.name.partition(".")[0]
+
+    @property
+    def table_name(self) -> str:
+        return self.name.partition(".")[2]
+
+    def with_columns(self, columns: tuple[Column, ...]) -> RedshiftTable:
+        """The same table with these columns, checked again."""
+        return RedshiftTable(**{**self.model_dump(), "columns": columns})
+
+    def load(
+        self, task_id: str, *, manifest: str, target: RedshiftTarget, **kwargs: Any
+    ) -> RedshiftLoadOperator:
+        """A task that loads what a manifest lists into this table, once.
+
+        ``manifest`` is the address of the manifest (templated); ``partition`` the value that it must be for
+        (templated); the rest goes to ``RedshiftLoadOperator``.
+        """
+        # The one way up from the models: a DAG author gets the task where the table is, and pays for Airflow then.
+        from airflow_emr_etl.transfers.redshift_load import RedshiftLoadOperator
+
+        return RedshiftLoadOperator(task_id=task_id, table=self, manifest=manifest, target=target, **kwargs)
