@@ -43,6 +43,9 @@ class JsonApi(abc.ABC):
     def start(self) -> None:
         """Load the state and start what runs in the background."""
 
+    def warm_up(self) -> None:  # noqa: B027 - most services have nothing to prepare
+        """Begin, in the background, what makes first calls quick. Called once after ``start``, if at all."""
+
     @abc.abstractmethod
     def stop(self) -> None:
         """Save the state and end every thread and process that was started. Idempotent."""
