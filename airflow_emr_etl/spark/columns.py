@@ -1,0 +1,74 @@
+"""The columns of the datasets that the clickstream jobs write, in file order, with Redshift's types."""
+
+from __future__ import annotations
+
+from typing import List, Tuple
+
+from airflow_emr_etl.models.manifest import Column
+
+
+def _columns(*specs: Tuple[str, str]) -> List[Column]:
+    return [Column(name, kind) for name, kind in specs]
+
+
+EVENTS = _columns(
+    ("event_id", "VARCHAR(64)"),
+    ("ts", "TIMESTAMP"),
+    ("host", "VARCHAR(255)"),
+    ("method", "VARCHAR(32)"),
+    ("path", "VARCHAR(65535)"),
+    ("query", "VARCHAR(65535)"),
+    ("protocol", "VARCHAR(32)"),
+    ("status", "SMALLINT"),
+    ("bytes", "BIGINT"),
+    ("referrer", "VARCHAR(65535)"),
+    ("user_agent", "VARCHAR(65535)"),
+    ("is_bot", "BOOLEAN"),
+    ("is_page_view", "BOOLEAN"),
+    ("visitor_id", "VARCHAR(64)"),
+    ("session_id", "VARCHAR(64)"),
+    ("dt", "DATE"),
+)
+
+NORMALIZED = [column for column in EVENTS if column.name != "session_id"] + _columns(
+    ("dropped_copies", "BIGINT")
+)
+"""Events before sessions. ``dropped_copies``: further deliveries of this line, which were dropped."""
+
+QUARANTINE = _columns(
+    ("dt", "DATE"),
+    ("reason", "VARCHAR(64)"),
+    ("file", "VARCHAR(65535)"),
+    ("line_number", "BIGINT"),
+    ("line", "VARBYTE(65535)"),
+    ("line_bytes", "BIGINT"),
+    ("dropped_copies", "BIGINT"),
+)
+"""``line`` holds the first bytes of the line, ``line_bytes`` is the length of the whole."""
+
+QUARANTINE_COUNTS = _columns(("dt", "DATE"), ("reason", "VARCHAR(64)"), ("lines", "BIGINT"))
+
+SESSIONS = _columns(
+    ("session_id", "VARCHAR(64)"),
+    ("visitor_id", "VARCHAR(64)"),
+    ("started_at", "TIMESTAMP"),
+    ("ended_at", "TIMESTAMP"),
+    ("hits", "BIGINT"),
+    ("page_views", "BIGINT"),
+    ("entry_path", "VARCHAR(65535)"),
+    ("exit_path", "VARCHAR(65535)"),
+    ("referrer_host", "VARCHAR(65535)"),
+    ("dt", "DATE"),
+)
+
+DAILY_TRAFFIC = _columns(
+    ("dt", "DATE"),
+    ("hits", "BIGINT"),
+    ("page_views", "BIGINT"),
+    ("bot_hits", "BIGINT"),
+    ("visitors", "BIGINT"),
+    ("sessions", "BIGINT"),
+    ("bytes", "BIGINT"),
+    ("client_errors", "BIGINT"),
+    ("server_errors", "BIGINT"),
+)

@@ -1,0 +1,123 @@
+"""A dataset of an attempt: Parquet files under ``dt=``, and the manifest that says they are complete."""
+
+from __future__ import annotations
+
+from datetime import date, datetime, timezone
+from typing import Dict, List, Optional, Sequence, Tuple
+
+from pyspark.sql import Column as SparkColumn
+from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import functions as F
+
+from airflow_emr_etl.exceptions import ManifestError
+from airflow_emr_etl.models import manifest as manifests
+from airflow_emr_etl.models.manifest import Accounting, Column, Manifest, ManifestEntry
+from airflow_emr_etl.spark import storage
+
+_SPARK_TYPES = {
+    "TIMESTAMP": "timestamp",
+    "DATE": "date",
+    "SMALLINT": "smallint",
+    "BIGINT": "bigint",
+    "BOOLEAN": "boolean",
+}
+
+
+def spark_type(redshift_type: str) -> str:
+    """The Spark type whose Parquet form COPY reads into a column of ``redshift_type``."""
+    base = redshift_type.split("(")[0]
+    if base == "VARCHAR":
+        return "string"
+    if base == "VARBYTE":
+        return "binary"
+    return _SPARK_TYPES[base]
+
+
+def empty(spark: SparkSession, columns: Sequence[Column]) -> DataFrame:
+    return spark.createDataFrame([], schema(columns))
+
+
+def schema(columns: Sequence[Column]) -> str:
+    return ", ".join(f"{column.name} {spark_type(column.type)}" for column in columns)
+
+
+class Dataset:
+    """One dataset of one attempt and day, at ``<output>/<name>/dt=<day>/``."""
+
+    def __init__(
+        self, spark: SparkSession, output: str, name: str, day: date, columns: Sequence[Column]
+    ) -> None:
+        self.spark = spark
+        self.name = name
+        self.day = day
+        self.columns = tuple(columns)
+        self.folder = storage.join(output, name)
+        self.data_folder = storage.join(self.folder, f"dt={day.isoformat()}")
+        self.manifest_uri = storage.join(self.folder, manifests.FILE_NAME)
+
+    def write(self, rows: DataFrame) -> None:
+        """Write the files, in place of what an earlier start of the same attempt left.
+
+        The manifest goes first, so that a crash in between can never leave an old one over new files.
+        """
+        storage.delete(self.spark, self.manifest_uri)
+        typed = rows.select(*(F.col(c.name).cast(spark_type(c.type)).alias(c.name) for c in self.columns))
+        typed.write.mode("overwrite").parquet(self.data_folder)
+
+    def measure(self, *sums: SparkColumn) -> Tuple[List[ManifestEntry], Row]:
+        """The files with their rows, and ``sums`` over all rows; both read back from what is really there."""
+        sizes = {
+            file.uri.rsplit("/", 1)[-1]: file
+            for file in storage.list_files(self.spark, self.data_folder)
+            if file.uri.endswith(".parquet")
+        }
+        if not sizes:
+            return [], Row()
+        rows = (
+            self.read([file.uri for file in sizes.values()])
+            .groupBy(F.col("_metadata.file_name").alias("_file"))
+            .agg(F.count(F.lit(1)).alias("_rows"), *sums)
+            .collect()
+        )
+        counted: Dict[str, int] = {row["_file"]: row["_rows"] for row in rows}
+        entries = [
+            ManifestEntry(file.uri, file.size, counted.get(name, 0))
+            for name, file in sizes.items()
+            # Spark may write a file without a row to carry the schema; COPY has no use for it.
+            if counted.get(name, 0)
+        ]
+        names = [name for name in (rows[0].__fields__ if rows else []) if not name.startswith("_")]
+        return entries, Row(**{name: sum(row[name] or 0 for row in rows) for name in names})
+
+    def read(self, urls: Sequence[str]) -> DataFrame:
+        """The rows of exactly these files; an empty frame of the same schema for none."""
+        if not urls:
+            return empty(self.spark, self.columns)
+        # The names are taken as they are, never as patterns; the schema is known, so none is inferred.
+        reader = self.spark.read.schema(schema(self.columns)).option("__globPaths__", "false")
+        return reader.parquet(*urls)
+
+    def finish(
+        self, entries: Sequence[ManifestEntry], job: str, accounting: Optional[Accounting]
+    ) -> Manifest:
+        """Write the manifest: from here on the dataset is complete."""
+        manifest = Manifest(
+            dataset=self.name,
+            partition={"dt": self.day.isoformat()},
+            job=job,
+            created_at=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            entries=tuple(entries),
+            columns=self.columns,
+            accounting=accounting,
+        )
+        storage.write_text(self.spark, self.manifest_uri, manifest.to_json())
+        return manifest
+
+
+def read_manifest(spark: SparkSession, uri: str) -> Manifest:
+    """The manifest at ``uri``. Raise MissingInputError or ManifestError, naming ``uri``."""
+    text = storage.read_text(spark, uri)
+    try:
+        return Manifest.from_json(text)
+    except ManifestError as error:
+        raise ManifestError(f"{uri}: {error.message}", uri=uri) from error

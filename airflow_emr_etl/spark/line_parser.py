@@ -1,0 +1,126 @@
+r"""Raw lines to columns, by Spark's own expressions only.
+
+A line is matched once: the expression replaces it by its groups, joined by newlines (which no line contains),
+and ``split`` takes them apart. ``regexp_extract`` would match again for every field.
+"""
+
+from __future__ import annotations
+
+from typing import List
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from airflow_emr_etl.models import access_log
+
+FIELDS = (
+    "ts host method path query protocol status bytes referrer user_agent".split()  # noqa: SIM905 - reads as a row
+)
+"""What :func:`parse_lines` reads out of a line."""
+
+MAX_LINE_BYTES = 65535
+"""The widest VARCHAR of Redshift: no field of a shorter line can be too long for its column."""
+
+MAX_HOST_BYTES = 255
+
+
+def parse_lines(lines: DataFrame, max_line_bytes: int) -> DataFrame:
+    """Add ``reason`` (NULL for a valid line) and the columns of :data:`FIELDS` (NULL where not valid).
+
+    ``lines`` has ``value``, the bytes of a line as the text source gives them. Each check sees only lines that
+    passed the ones before it.
+    """
+    value = F.col("value")
+    unreadable = (
+        F.when(F.octet_length(value) > max_line_bytes, "too_long")
+        .when(value.rlike(r"^[ \t\r]*\z"), "empty_line")
+        .when(value.contains("\u0000"), "nul_byte")
+        # Java decodes what is not UTF-8 as U+FFFD, so plain ASCII needs no second look.
+        .when(
+            value.rlike(r"[^\x00-\x7F]")
+            & ~F.decode(value.cast("binary"), "ISO-8859-1").rlike(access_log.UTF8),
+            "not_utf8",
+        )
+    )
+    lines = lines.withColumn("unreadable", unreadable)
+    lines = lines.withColumn(
+        "parts",
+        F.when(F.col("unreadable").isNull(), _groups(value, access_log.LINE, len(access_log.LINE_GROUPS))),
+    )
+    part = {name: F.col("parts")[index] for index, name in enumerate(access_log.LINE_GROUPS)}
+    matched = F.size("parts") == len(access_log.LINE_GROUPS)
+
+    lines = lines.withColumn(
+        "ts",
+        # The shape is checked first: the parser alone accepts more than the log formats have.
+        F.when(
+            matched & part["time"].rlike(access_log.TIME),
+            F.expr(
+                f"try_to_timestamp(parts[{access_log.LINE_GROUPS.index('time')}], 'dd/MMM/yyyy:HH:mm:ss Z')"
+            ),
+        ),
+    )
+    sent = access_log.LINE_GROUPS.index("bytes")
+    lines = lines.withColumn(
+        "sent", F.when(matched & part["bytes"].rlike(r"^\d+\z"), F.expr(f"try_cast(parts[{sent}] AS BIGINT)"))
+    )
+    lines = lines.withColumn(
+        "reason",
+        F.when(F.col("unreadable").isNotNull(), F.col("unreadable"))
+        .when(~matched & value.rlike(access_log.TRUNCATED), "truncated")
+        .when(~matched, "malformed")
+        .when(F.col("ts").isNull(), "bad_timestamp")
+        .when(~part["status"].rlike(r"^\d{3}\z"), "bad_status")
+        .when((part["bytes"] != "-") & F.col("sent").isNull(), "bad_bytes")
+        .when(F.octet_length(part["host"]) > MAX_HOST_BYTES, "bad_host"),
+    )
+    valid = F.col("reason").isNull()
+    lines = lines.withColumn("request", F.when(valid, _unescape(part["request"])))
+    lines = lines.withColumn(
+        "request_parts", _groups(F.col("request"), access_log.REQUEST, 3, "$1$3\n$2$4\n$5")
+    )
+    well_formed = F.size("request_parts") == 3
+    lines = lines.withColumn(
+        "target",
+        F.when(well_formed, F.regexp_replace(F.col("request_parts")[1], access_log.ABSOLUTE_URI, "")),
+    )
+    path = F.substring_index("target", "?", 1)
+    columns = {
+        "ts": F.when(valid, F.col("ts")),
+        "host": F.when(valid, part["host"]),
+        "method": F.when(well_formed, F.col("request_parts")[0]),
+        # An empty path is the root (`GET http://host?q`); what is no request is kept whole.
+        "path": F.when(well_formed, F.when(path == "", F.lit("/")).otherwise(path)).otherwise(
+            _known(F.col("request"))
+        ),
+        "query": F.when(
+            F.col("target").contains("?"),
+            F.expr("substring(target, char_length(substring_index(target, '?', 1)) + 2)"),
+        ),
+        "protocol": F.when(well_formed, _known(F.col("request_parts")[2])),
+        "status": F.when(valid, part["status"]).cast("smallint"),
+        "bytes": F.when(valid, F.col("sent")),
+        "referrer": F.when(valid, _known(_unescape(part["referrer"]))),
+        "user_agent": F.when(valid, _known(_unescape(part["user_agent"]))),
+    }
+    kept = [name for name in lines.columns if name not in _WORKING]
+    return lines.select(*kept, *(columns[name].alias(name) for name in FIELDS))
+
+
+_WORKING = {*FIELDS, "unreadable", "parts", "sent", "request", "request_parts", "target"}
+
+
+def _groups(text: Column, expression: str, count: int, replacement: str = "") -> Column:
+    """The groups of a match of the whole ``text``, as an array; an array of one where it does not match."""
+    groups: List[str] = [f"${number}" for number in range(1, count + 1)]
+    return F.split(F.regexp_replace(text, expression, replacement or "\n".join(groups)), "\n", -1)
+
+
+def _unescape(text: Column) -> Column:
+    r"""``\"`` and ``\\`` as servers write them; all other escapes (``\x16``, ``\t``) stay as they were logged."""
+    return F.when(text.contains("\\"), F.regexp_replace(text, r'\\(["\\])', "$1")).otherwise(text)
+
+
+def _known(text: Column) -> Column:
+    """NULL for the logs' way to say "nothing"."""
+    return F.when(~text.isin("-", ""), text)

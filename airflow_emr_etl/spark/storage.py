@@ -1,0 +1,86 @@
+"""Files as Spark's Hadoop FileSystem sees them: ``s3://`` on EMR, whatever else is configured elsewhere.
+
+Nothing here touches a path of the driver's own disk, so that jobs run with ``--deploy-mode cluster``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, List
+
+from pyspark.sql import SparkSession
+
+from airflow_emr_etl.exceptions import MissingInputError
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file, its URI under the folder as the caller wrote that one, and its size in bytes."""
+
+    uri: str
+    size: int
+
+
+def join(folder: str, *parts: str) -> str:
+    """``folder`` and ``parts`` with one slash between each."""
+    return "/".join([folder.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def read_text(spark: SparkSession, uri: str) -> str:
+    """The UTF-8 text of a (small) file. Raise MissingInputError where there is none."""
+    path, fs = _path(spark, uri)
+    if not fs.exists(path):
+        raise MissingInputError(f"There is no file {uri}", uri=uri)
+    stream = fs.open(path)
+    try:
+        return bytes(_jvm(spark).org.apache.commons.io.IOUtils.toByteArray(stream)).decode("utf-8")
+    finally:
+        stream.close()
+
+
+def write_text(spark: SparkSession, uri: str, text: str) -> None:
+    """Write ``text`` as UTF-8, in place of a file that may be there."""
+    path, fs = _path(spark, uri)
+    stream = fs.create(path, True)
+    try:
+        stream.write(bytearray(text.encode("utf-8")))
+    finally:
+        stream.close()
+
+
+def delete(spark: SparkSession, uri: str) -> None:
+    """Remove a file or a folder with all in it; nothing happens where there is none."""
+    path, fs = _path(spark, uri)
+    if fs.exists(path):
+        fs.delete(path, True)
+
+
+def list_files(spark: SparkSession, uri: str) -> List[StoredFile]:
+    """All data files under ``uri`` (a folder, at any depth, or one file), sorted by URI.
+
+    Names that begin with ``_`` or ``.`` are left out, as Spark's own readers do. Raise MissingInputError where
+    ``uri`` does not exist; a folder without a file gives an empty list.
+    """
+    path, fs = _path(spark, uri)
+    if not fs.exists(path):
+        raise MissingInputError(f"There is nothing at {uri}", uri=uri)
+    root = fs.makeQualified(path).toUri().getPath().rstrip("/")
+    found = []
+    remaining = fs.listFiles(path, True)
+    while remaining.hasNext():
+        status = remaining.next()
+        inside = status.getPath().toUri().getPath()[len(root) :].strip("/")
+        if any(part.startswith(("_", ".")) for part in inside.split("/")):
+            continue
+        found.append(StoredFile(join(uri, inside) if inside else uri, int(status.getLen())))
+    return sorted(found, key=lambda file: file.uri)
+
+
+def _jvm(spark: SparkSession) -> Any:
+    # Not public in PySpark, but the one way to its file systems; the same in 3.5 and 4.
+    return spark.sparkContext._jvm
+
+
+def _path(spark: SparkSession, uri: str) -> Any:
+    path = _jvm(spark).org.apache.hadoop.fs.Path(uri)
+    return path, path.getFileSystem(spark.sparkContext._jsc.hadoopConfiguration())

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from datetime import date
+
+import pytest
+
+from airflow_emr_etl.exceptions import ConfigurationError
+from airflow_emr_etl.spark.jobs import clickstream_normalize, clickstream_sessionize
+
+COMMON = ["--input", "s3://raw/2026-01-05/", "--day", "2026-01-05", "--output", "s3://lake/attempt=1/"]
+
+
+def test_the_arguments_of_the_jobs() -> None:
+    given = clickstream_normalize.parse_arguments(
+        [*COMMON, "--input", "s3://raw/more/", "--expected-lines", "7"]
+    )
+    assert given.input == ["s3://raw/2026-01-05/", "s3://raw/more/"]
+    assert (given.day, given.expected_lines, given.max_line_bytes) == (date(2026, 1, 5), 7, 65535)
+    assert clickstream_sessionize.parse_arguments(COMMON).inactivity_minutes == 30
+
+
+@pytest.mark.parametrize(
+    "extra", [["--day", "05.01.2026"], ["--day", "20260105"], ["--expected-lines", "-1"], ["--exp", "1"]]
+)
+def test_wrong_arguments_are_refused(extra: list[str]) -> None:
+    with pytest.raises(SystemExit):
+        clickstream_normalize.parse_arguments([*COMMON, *extra])
+
+
+def test_limits() -> None:
+    for value in ("0", "65536"):
+        with pytest.raises(ConfigurationError, match="1 to 65535"):
+            clickstream_normalize.parse_arguments([*COMMON, "--max-line-bytes", value])
+    with pytest.raises(ConfigurationError, match="1 and more"):
+        clickstream_sessionize.parse_arguments([*COMMON, "--inactivity-minutes", "0"])
