@@ -1,0 +1,85 @@
+"""The tables of the clickstream pipeline. Columns are in the order of the files that the Spark jobs write."""
+
+from __future__ import annotations
+
+from airflow_emr_etl.models.table import RedshiftTable
+
+EVENTS = RedshiftTable(
+    "analytics.events",
+    partition="dt",
+    keys=["event_id"],
+    dist_key="visitor_id",
+    sort_keys=["dt", "ts"],
+    columns=[
+        "event_id VARCHAR(64)",
+        "ts TIMESTAMP",
+        "host VARCHAR(255)",
+        "method VARCHAR(32)",
+        "path VARCHAR(65535)",
+        "query VARCHAR(65535)",
+        "protocol VARCHAR(32)",
+        "status SMALLINT",
+        "bytes BIGINT",
+        "referrer VARCHAR(65535)",
+        "user_agent VARCHAR(65535)",
+        "is_bot BOOLEAN",
+        "is_page_view BOOLEAN",
+        "visitor_id VARCHAR(64)",
+        "session_id VARCHAR(64)",
+        "dt DATE",
+    ],
+)
+"""One row for each valid request."""
+
+SESSIONS = RedshiftTable(
+    "analytics.sessions",
+    partition="dt",
+    keys=["session_id"],
+    dist_key="visitor_id",
+    sort_keys=["dt", "started_at"],
+    columns=[
+        "session_id VARCHAR(64)",
+        "visitor_id VARCHAR(64)",
+        "started_at TIMESTAMP",
+        "ended_at TIMESTAMP",
+        "hits BIGINT",
+        "page_views BIGINT",
+        "entry_path VARCHAR(65535)",
+        "exit_path VARCHAR(65535)",
+        "referrer_host VARCHAR(65535)",
+        "dt DATE",
+    ],
+)
+"""One row for each visit."""
+
+DAILY_TRAFFIC = RedshiftTable(
+    "analytics.daily_traffic",
+    partition="dt",
+    keys=["dt"],
+    dist_style="ALL",
+    sort_keys=["dt"],
+    columns=[
+        "dt DATE",
+        "hits BIGINT",
+        "page_views BIGINT",
+        "bot_hits BIGINT",
+        "visitors BIGINT",
+        "sessions BIGINT",
+        "bytes BIGINT",
+        "client_errors BIGINT",
+        "server_errors BIGINT",
+    ],
+)
+"""One row a day."""
+
+QUARANTINE_COUNTS = RedshiftTable(
+    "etl.quarantine_counts",
+    partition="dt",
+    keys=["dt", "reason"],
+    dist_style="ALL",
+    sort_keys=["dt"],
+    columns=["dt DATE", "reason VARCHAR(64)", "lines BIGINT"],
+)
+"""How many lines were set aside, for each day and reason."""
+
+TABLES = (EVENTS, SESSIONS, DAILY_TRAFFIC, QUARANTINE_COUNTS)
