@@ -1,0 +1,57 @@
+"""The two boto3 clients of EMR: one that retries, and one for the writes that must not be sent twice."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+
+class EmrClients:
+    """Clients for one connection and region, made on first use.
+
+    ``aws_conn_id`` and ``region_name`` mean what they mean to every hook of the Amazon provider.
+    """
+
+    def __init__(self, aws_conn_id: str | None = "aws_default", region_name: str | None = None) -> None:
+        self.aws_conn_id = aws_conn_id
+        self.region_name = region_name
+
+    @cached_property
+    def _hook(self) -> Any:
+        # Half a second of imports, so only where a call is about to be made.
+        from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
+
+        return AwsBaseHook(aws_conn_id=self.aws_conn_id, region_name=self.region_name, client_type="emr")
+
+    @cached_property
+    def reads(self) -> Any:
+        """For what may be repeated: every read, and TerminateJobFlows and CancelSteps, which are idempotent."""
+        from botocore.config import Config
+
+        config = Config(
+            retries={"mode": "standard", "total_max_attempts": 5}, connect_timeout=10, read_timeout=60
+        )
+        return self._hook.get_client_type(region_name=self.region_name, config=config)
+
+    @cached_property
+    def writes(self) -> Any:
+        """For RunJobFlow and AddJobFlowSteps alone.
+
+        EMR has no idempotency token for them, so a client that repeats a request whose answer was lost makes
+        a second cluster, or runs the step twice. This one sends once; what to do about an answer that never
+        came is decided by the caller, who knows what it meant to create.
+        """
+        from botocore.config import Config
+
+        config = Config(retries={"total_max_attempts": 1}, connect_timeout=10, read_timeout=120)
+        return self._hook.get_client_type(region_name=self.region_name, config=config)
+
+    @cached_property
+    def region(self) -> str:
+        """The region that calls go to, wherever it was set."""
+        return str(self.reads.meta.region_name)
+
+    @cached_property
+    def partition(self) -> str:
+        """``aws``, ``aws-cn`` or ``aws-us-gov``."""
+        return str(self.reads.meta.partition)

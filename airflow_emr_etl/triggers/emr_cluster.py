@@ -1,0 +1,54 @@
+"""Waits for a cluster's state."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from airflow_emr_etl.hooks.emr_cluster import EmrClusterHook, cluster_state
+from airflow_emr_etl.models.states import CLUSTER_ENDED
+from airflow_emr_etl.triggers.polling import PollingTrigger, in_task_thread, plain
+
+
+class EmrClusterStateTrigger(PollingTrigger):
+    """Fires when ``cluster_id`` is in one of ``target_states``, or has ended.
+
+    Payload: ``{"status": "done", "cluster": {…}}``, the ``Cluster`` of EMR with what tells its end. The
+    operator judges it: an end may be what was waited for.
+    """
+
+    def __init__(
+        self, *, cluster_id: str, target_states: list[str], terminate_on_kill: bool = False, **common: Any
+    ) -> None:
+        super().__init__(**common)
+        self.cluster_id = cluster_id
+        self.target_states = target_states
+        self.terminate_on_kill = terminate_on_kill
+
+    def fields(self) -> dict[str, Any]:
+        return {
+            "cluster_id": self.cluster_id,
+            "target_states": self.target_states,
+            "terminate_on_kill": self.terminate_on_kill,
+        }
+
+    def connect(self) -> EmrClusterHook:
+        hook = EmrClusterHook(self.aws_conn_id, self.region_name)
+        _ = hook.clients.reads
+        return hook
+
+    def look(self, hook: EmrClusterHook) -> dict[str, Any] | None:
+        cluster = hook.describe(self.cluster_id)
+        state = cluster_state(cluster)
+        if state not in CLUSTER_ENDED and state.value not in self.target_states:
+            return None
+        return {"status": "done", "cluster": plain(cluster, "Id", "Name", "Status", "LogUri")}
+
+    async def on_kill(self) -> None:
+        """End the cluster that this task made: its user has failed, cleared or skipped the task (Airflow 3.3).
+
+        The mark of ownership that tells this from a triggerer's failover belongs here, before the call.
+        """
+        if self.terminate_on_kill:
+            hook = await in_task_thread(self.connect)
+            await asyncio.to_thread(hook.terminate, self.cluster_id)

@@ -1,0 +1,80 @@
+"""Waits for a step's end."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from airflow_emr_etl.hooks.emr_client import EmrClients
+from airflow_emr_etl.hooks.emr_cluster import EmrClusterHook, cluster_state
+from airflow_emr_etl.hooks.emr_step import EmrStepHook, step_state
+from airflow_emr_etl.models.states import CLUSTER_ENDED, STEP_ENDED
+from airflow_emr_etl.triggers.polling import PollingTrigger, in_task_thread, plain
+
+#: A step that waits or runs does not say that its cluster has gone, so at the first of every so many looks
+#: the cluster is asked.
+CLUSTER_CHECK_EVERY = 5
+
+
+class EmrStepTrigger(PollingTrigger):
+    """Fires when the step has ended, or its cluster has ended with the step still open.
+
+    Payload: ``{"status": "done", "step": {…}}``, the ``Step`` of EMR, or
+    ``{"status": "cluster_ended", "cluster": {…}, "step": {…}}``.
+    """
+
+    def __init__(self, *, cluster_id: str, step_id: str, cancel_on_kill: bool = False, **common: Any) -> None:
+        super().__init__(**common)
+        self.cluster_id = cluster_id
+        self.step_id = step_id
+        self.cancel_on_kill = cancel_on_kill
+        self._looks = 0
+
+    def fields(self) -> dict[str, Any]:
+        return {
+            "cluster_id": self.cluster_id,
+            "step_id": self.step_id,
+            "cancel_on_kill": self.cancel_on_kill,
+        }
+
+    def connect(self) -> EmrClients:
+        clients = EmrClients(self.aws_conn_id, self.region_name)
+        _ = clients.reads
+        return clients
+
+    def look(self, clients: EmrClients) -> dict[str, Any] | None:
+        self._looks += 1
+        return look_at_step(
+            clients, self.cluster_id, self.step_id, ask_cluster=self._looks % CLUSTER_CHECK_EVERY == 1
+        )
+
+    async def on_kill(self) -> None:
+        """Cancel the step that this task added: its user has failed, cleared or skipped the task (Airflow 3.3).
+
+        The mark of ownership that tells this from a triggerer's failover belongs here, before the call.
+        """
+        if self.cancel_on_kill:
+            clients = await in_task_thread(self.connect)
+            await asyncio.to_thread(EmrStepHook(clients=clients).cancel, self.cluster_id, [self.step_id])
+
+
+def look_at_step(
+    clients: EmrClients, cluster_id: str, step_id: str, *, ask_cluster: bool
+) -> dict[str, Any] | None:
+    """The payload for where a step is now; None while it goes on."""
+    steps = EmrStepHook(clients=clients)
+    step = steps.describe(cluster_id, step_id)
+    if step_state(step) not in STEP_ENDED and ask_cluster:
+        cluster = EmrClusterHook(clients=clients).describe(cluster_id)
+        if cluster_state(cluster) in CLUSTER_ENDED:
+            # The step may have ended just before its cluster did: its last state counts.
+            step = steps.describe(cluster_id, step_id)
+            if step_state(step) not in STEP_ENDED:
+                return {
+                    "status": "cluster_ended",
+                    "cluster": plain(cluster, "Id", "Name", "Status", "LogUri"),
+                    "step": plain(step, "Id", "Name", "Status"),
+                }
+    if step_state(step) in STEP_ENDED:
+        return {"status": "done", "step": plain(step, "Id", "Name", "Status")}
+    return None

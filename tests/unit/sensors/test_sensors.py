@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import boto3
+import pytest
+from airflow.exceptions import AirflowFailException, AirflowSkipException, TaskDeferred
+from airflow.providers.common.compat.sdk import AirflowSensorTimeout
+from fakes.emr import FakeEmr
+from fakes.task_instance import FakeTaskInstance
+from moto import mock_aws
+
+from airflow_emr_etl.exceptions import (
+    ClusterFailedError,
+    ClusterLostError,
+    MissingInputError,
+    StepFailedError,
+)
+from airflow_emr_etl.hooks.s3_lake import S3LakeHook
+from airflow_emr_etl.models.cluster import ClusterSpec
+from airflow_emr_etl.models.step import CommandStep
+from airflow_emr_etl.sensors.emr_cluster import EmrClusterSensor
+from airflow_emr_etl.sensors.emr_step import EmrStepSensor
+from airflow_emr_etl.sensors.s3_logs import S3LogsSensor
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    with mock_aws():
+        client = boto3.client("s3", "us-east-1", aws_access_key_id="a", aws_secret_access_key="b")
+        client.create_bucket(Bucket="source")
+        monkeypatch.setattr(S3LakeHook, "client", client)
+        yield client
+
+
+def run(sensor: Any) -> Any:
+    """Execute, and where it defers, run its trigger and complete."""
+    context = FakeTaskInstance().context
+    try:
+        return sensor.execute(context)
+    except TaskDeferred as deferred:
+        event = deferred.trigger.wait_here(sleep=lambda _: None)
+        return sensor.execute_complete(context, event)
+
+
+def logs(**kwargs: Any) -> S3LogsSensor:
+    return S3LogsSensor(
+        task_id="t", **{"prefix": "s3://source/dt=2026-01-05/", "day": "2026-01-05", **kwargs}
+    )
+
+
+def test_logs_that_are_there_need_no_wait(s3: Any) -> None:
+    s3.put_object(Bucket="source", Key="dt=2026-01-05/a.log", Body=b"x")
+    assert logs().execute(FakeTaskInstance().context) is None
+
+
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_no_time_to_wait_fails_at_once_and_names_prefix_and_day(s3: Any, deferrable: bool) -> None:
+    s3.put_object(Bucket="source", Key="dt=2026-01-05/", Body=b"")  # the console's folder marker is no log
+    with pytest.raises(AirflowSensorTimeout) as raised:
+        logs(timeout=0, deferrable=deferrable).execute(FakeTaskInstance().context)
+    for part in ("MissingInputError", "s3://source/dt=2026-01-05/", "the day 2026-01-05"):
+        assert part in str(raised.value)
+
+
+def test_a_marker_is_waited_for_and_is_no_log(s3: Any) -> None:
+    s3.put_object(Bucket="source", Key="dt=2026-01-05/a.log", Body=b"x")
+    with pytest.raises(TaskDeferred):
+        logs(marker="_SUCCESS").execute(FakeTaskInstance().context)
+    s3.put_object(Bucket="source", Key="dt=2026-01-05/_SUCCESS", Body=b"")
+    assert logs(marker="_SUCCESS").execute(FakeTaskInstance().context) is None
+    s3.delete_object(Bucket="source", Key="dt=2026-01-05/a.log")
+    with pytest.raises(TaskDeferred):
+        logs(marker="_SUCCESS").execute(FakeTaskInstance().context)
+
+
+def test_time_that_runs_out_says_the_same(s3: Any) -> None:
+    sensor = logs(timeout=60)
+    with pytest.raises(TaskDeferred) as deferred:
+        sensor.execute(FakeTaskInstance().context)
+    assert deferred.value.timeout is not None
+    with pytest.raises(AirflowSensorTimeout, match="no log for the day 2026-01-05") as raised:
+        sensor.execute_complete(FakeTaskInstance().context, {"status": "timeout"})
+    assert isinstance(raised.value.__cause__, MissingInputError)
+
+
+def test_soft_fail_skips(s3: Any) -> None:
+    with pytest.raises(AirflowSkipException):
+        logs(timeout=0, soft_fail=True).execute(FakeTaskInstance().context)
+
+
+def test_a_bucket_that_is_not_there_is_final(s3: Any) -> None:
+    with pytest.raises(AirflowFailException, match="NoSuchBucket"):
+        logs(prefix="s3://nowhere/").execute(FakeTaskInstance().context)
+
+
+def test_a_cluster_that_comes_up(emr: FakeEmr) -> None:
+    cluster_id = emr.run_job_flow(**ClusterSpec(name="x").to_api())["JobFlowId"]
+    assert run(EmrClusterSensor(task_id="t", cluster_id=cluster_id)) == "WAITING"
+
+
+def test_an_end_can_be_what_is_waited_for(emr: FakeEmr) -> None:
+    cluster_id = emr.run_job_flow(**ClusterSpec(name="x").to_api())["JobFlowId"]
+    emr.end(cluster_id, "USER_REQUEST", "", state="TERMINATED")
+    assert (
+        run(EmrClusterSensor(task_id="t", cluster_id=cluster_id, target_states=["TERMINATED"]))
+        == "TERMINATED"
+    )
+    with pytest.raises(AirflowFailException) as raised:
+        run(EmrClusterSensor(task_id="t", cluster_id=cluster_id))
+    assert isinstance(raised.value.__cause__, ClusterFailedError)
+
+
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_a_step(emr: FakeEmr, deferrable: bool) -> None:
+    cluster_id = emr.run_job_flow(**ClusterSpec(name="x").to_api())["JobFlowId"]
+    emr.step_ends["bad"] = "FAILED"
+    steps = [CommandStep(name=name, command=["true"]).to_api() for name in ("good", "bad")]
+    good, bad = emr.add_job_flow_steps(JobFlowId=cluster_id, Steps=steps)["StepIds"]
+    common: dict[str, Any] = {"cluster_id": cluster_id, "deferrable": deferrable, "poke_interval": 0}
+    assert run(EmrStepSensor(task_id="t", step_id=good, **common)) == "COMPLETED"
+    with pytest.raises(AirflowFailException) as raised:
+        run(EmrStepSensor(task_id="t", step_id=bad, **common))
+    assert isinstance(raised.value.__cause__, StepFailedError)
+
+
+def test_a_step_whose_cluster_has_gone(emr: FakeEmr) -> None:
+    cluster_id = emr.run_job_flow(**ClusterSpec(name="x").to_api())["JobFlowId"]
+    [step_id] = emr.add_job_flow_steps(
+        JobFlowId=cluster_id, Steps=[CommandStep(name="x", command=["true"]).to_api()]
+    )["StepIds"]
+    emr.frozen = True
+    emr.end(cluster_id, "INSTANCE_FAILURE", "gone")
+    with pytest.raises(ClusterLostError):
+        run(EmrStepSensor(task_id="t", cluster_id=cluster_id, step_id=step_id))
