@@ -5,3 +5,21 @@ from __future__ import annotations
 import typer
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Pipelines on Amazon EMR.")
+
+
+def _register() -> None:
+    from airflow_emr_etl.cli.demo.command import demo
+    from airflow_emr_etl.cli.jobs import app as jobs_app
+    from airflow_emr_etl.cli.local import app as local_app
+    from airflow_emr_etl.cli.logs import app as logs_app
+    from airflow_emr_etl.cli.standalone import down, up
+
+    app.command()(demo)
+    app.command()(up)
+    app.command()(down)
+    app.add_typer(local_app, name="local")
+    app.add_typer(jobs_app, name="jobs")
+    app.add_typer(logs_app, name="logs")
+
+
+_register()

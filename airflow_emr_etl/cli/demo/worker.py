@@ -1,0 +1,175 @@
+"""Runs one DAG for several days inside a real Airflow and reports each change as a line of JSON.
+
+A process of its own, since Airflow reads its home from the environment when it is imported:
+``python -m airflow_emr_etl.cli.demo.worker DAG_FILE DAG_ID EVENTS_FILE LOG_FOLDER DAY…``
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TextIO
+
+_WATCH_SECONDS = 0.25
+_STARTED = ("queued", "running", "deferred")
+_ENDED = ("success", "failed", "skipped", "upstream_failed", "removed")
+
+
+class Events:
+    """A file of JSON lines that another process follows."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: TextIO = path.open("a", buffering=1)
+        self._lock = threading.Lock()
+
+    def emit(self, **event: Any) -> None:
+        with self._lock:
+            self._file.write(json.dumps(event, default=str) + "\n")
+
+
+class Watcher:
+    """Follows the task instances of one run in the metadata database."""
+
+    def __init__(self, events: Events, dag_id: str, day: str, logical_date: datetime) -> None:
+        self._events, self._dag_id, self._day, self._logical_date = events, dag_id, day, logical_date
+        self._started: dict[str, float] = {}
+        self._seen: dict[str, str] = {}
+        # States of an earlier run for the same day stand in the database until the new run clears them.
+        self._stale: dict[str, str] = {task: state for task, state in self._states() if state in _ENDED}
+
+    def _states(self) -> list[tuple[str, str]]:
+        from airflow.models.dagrun import DagRun
+        from airflow.models.taskinstance import TaskInstance
+        from airflow.utils.session import create_session
+        from sqlalchemy import select
+
+        query = (
+            select(TaskInstance.task_id, TaskInstance.state)
+            .join(DagRun, (DagRun.dag_id == TaskInstance.dag_id) & (DagRun.run_id == TaskInstance.run_id))
+            .where(DagRun.dag_id == self._dag_id, DagRun.logical_date == self._logical_date)
+        )
+        with create_session() as session:
+            return [(task, str(state or "none")) for task, state in session.execute(query).all()]
+
+    def look(self) -> None:
+        now = time.monotonic()
+        for task, found in self._states():
+            state = found
+            if self._stale.get(task) == state:
+                continue
+            self._stale.pop(task, None)
+            if state in _STARTED:
+                self._started.setdefault(task, now)
+                state = "running"
+            if self._seen.get(task) == state:
+                continue
+            self._seen[task] = state
+            if state == "running" or state in _ENDED:
+                seconds = now - self._started.get(task, now)
+                self._events.emit(type="task", day=self._day, task=task, state=state, seconds=seconds)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        stop = threading.Event()
+
+        def follow() -> None:
+            while not stop.wait(_WATCH_SECONDS):
+                # A busy SQLite file is looked at again a moment later; the last look is made below.
+                try:
+                    self.look()
+                except Exception as error:
+                    print("progress:", error, file=sys.stderr)  # noqa: T201 - the worker's own log
+
+        thread = threading.Thread(target=follow, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            self.look()
+
+
+def _failure_listener(events: Events, days: dict[str, str]) -> Any:
+    from airflow.listeners import hookimpl
+
+    class FailureListener:
+        @hookimpl
+        def on_task_instance_failed(self, previous_state: Any, task_instance: Any, error: Any) -> None:
+            del previous_state
+            events.emit(
+                type="failure",
+                day=days.get("current"),
+                task=task_instance.task_id,
+                error=f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else str(error),
+            )
+
+    return FailureListener()
+
+
+def _listen(listener: Any) -> None:
+    try:
+        manager: Any = import_module("airflow.sdk.listener")
+    except ImportError:  # before Airflow 3.2 the task runner used the core's own
+        manager = import_module("airflow.listeners.listener")
+    manager.get_listener_manager().add_listener(listener)
+
+
+def _returned_values(dag_id: str, run_id: str) -> dict[str, Any]:
+    from airflow.models.xcom import XComModel
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        query: Any = XComModel.get_many(run_id=run_id, key="return_value", dag_ids=dag_id)
+        return {row.task_id: XComModel.deserialize_value(row) for row in session.scalars(query)}
+
+
+def main(argv: list[str]) -> int:
+    dag_file, dag_id, events_file, log_folder, *days = argv
+    events = Events(Path(events_file))
+    logs = Path(log_folder)
+    logs.mkdir(parents=True, exist_ok=True)
+
+    from airflow.dag_processing.dagbag import DagBag
+
+    bag = DagBag(dag_folder=dag_file)
+    if bag.import_errors or dag_id not in bag.dags:
+        reason = "\n".join(bag.import_errors.values()) or f"{dag_file} defines no DAG {dag_id}"
+        events.emit(type="error", message=reason)
+        return 1
+    dag: Any = bag.dags[dag_id]
+    tasks = [task.task_id for task in dag.topological_sort()]
+    events.emit(type="tasks", tasks=tasks)
+
+    current: dict[str, str] = {}
+    _listen(_failure_listener(events, current))
+    failed = False
+    for day in days:
+        current["current"] = day
+        log = os.open(logs / f"{day}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
+        # The schedule would start the run for a day at one o'clock on the next.
+        logical_date = datetime.fromisoformat(day).replace(tzinfo=UTC) + timedelta(days=1, hours=1)
+        began = time.monotonic()
+        with Watcher(events, dag_id, day, logical_date).watching():
+            run = dag.test(logical_date=logical_date, run_conf={"day": day})
+        for task, value in _returned_values(dag_id, run.run_id).items():
+            events.emit(type="value", day=day, task=task, value=value)
+        state = str(run.state)
+        failed = failed or state != "success"
+        events.emit(type="run", day=day, state=state, seconds=time.monotonic() - began)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

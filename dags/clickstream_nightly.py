@@ -1,0 +1,143 @@
+"""Nightly clickstream: raw access logs in, sessions and traffic in Redshift out, once for each UTC day.
+
+    wait_for_logs → ingest → cluster_up → normalize → sessionize → check → load_*
+                                   └────────────────────────────────┴→ cluster_down
+
+Copy this file to start your own. All settings are the ``params`` below: change the defaults here, or give
+others to one run (``airflow dags trigger clickstream_nightly --conf '{"day": "2026-01-05"}'``, or the form
+in the browser). Nothing in it knows whether it runs on AWS or on local AWS.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pendulum
+from airflow.sdk import DAG, Param
+
+from airflow_emr_etl import ClusterSpec, EmrCluster, Fleet, IngestLogsOperator, RedshiftTarget, S3LogsSensor
+from airflow_emr_etl.warehouse.clickstream import DAILY_TRAFFIC, EVENTS, QUARANTINE_COUNTS, SESSIONS
+
+SETTINGS = {
+    "source": Param("s3://clickstream-source/access/", type="string", description="Raw logs, under dt=DAY/"),
+    "lake": Param("s3://clickstream-lake/", type="string", description="What the pipeline writes"),
+    "artifacts": Param("s3://clickstream-artifacts/", type="string", description="Packed jobs and suites"),
+    "logs": Param("s3://clickstream-logs/emr/", type="string", description="EMR's own logs"),
+    "redshift_workgroup": Param("analytics", type="string"),
+    "redshift_database": Param("dev", type="string"),
+    "redshift_role": Param(
+        "arn:aws:iam::123456789012:role/redshift-copy",
+        type="string",
+        description="The role COPY assumes",
+    ),
+    "inactivity_minutes": Param(30, type="integer", minimum=1, description="A longer gap ends a session"),
+    "day": Param(
+        None, type=["null", "string"], format="date", description="Run for this UTC day, not the schedule's"
+    ),
+}
+
+# Every run, scheduled or by hand, works on the UTC day before it unless it is told another.
+DAY = "{{ params.day or (((dag_run.logical_date or dag_run.run_after) - macros.timedelta(days=1)) | ds) }}"
+
+CLUSTER = ClusterSpec(
+    name="clickstream",
+    release="emr-7.9.0",
+    applications=["Spark"],
+    core=Fleet(types=["m7g.xlarge", "m6g.xlarge", "m5.xlarge"], on_demand_units=4),
+    task=Fleet(types=["m7g.2xlarge", "m6g.2xlarge"], spot_units=8),
+    idle_timeout=timedelta(minutes=15),
+    log_uri="{{ params.logs }}",
+    tags={"pipeline": "clickstream"},
+)
+
+TABLES = {
+    "load_events": (EVENTS, "events"),
+    "load_sessions": (SESSIONS, "sessions"),
+    "load_daily_traffic": (DAILY_TRAFFIC, "daily_traffic"),
+}
+
+with DAG(
+    "clickstream_nightly",
+    description="Access logs to Redshift, once for each UTC day",
+    schedule="0 1 * * *",
+    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    catchup=False,
+    max_active_runs=2,
+    params=SETTINGS,
+    default_args={"retries": 2, "retry_delay": timedelta(minutes=1)},
+    tags=["clickstream", "emr", "redshift"],
+    doc_md=__doc__,
+) as dag:
+    wait_for_logs = S3LogsSensor(
+        task_id="wait_for_logs", prefix="{{ params.source }}dt=" + DAY + "/", day=DAY
+    )
+    ingest = IngestLogsOperator(
+        task_id="ingest",
+        source="{{ params.source }}dt=" + DAY + "/",
+        destination="{{ params.lake }}raw/dt=" + DAY + "/",
+    )
+
+    with EmrCluster("cluster", spec=CLUSTER, artifacts="{{ params.artifacts }}") as cluster:
+        normalize = cluster.spark(
+            "normalize",
+            job="clickstream_normalize",
+            args=[
+                "--input",
+                "{{ params.lake }}raw/dt=" + DAY + "/",
+                "--day",
+                DAY,
+                "--expected-lines",
+                "{{ ti.xcom_pull(task_ids='ingest')['lines'] }}",
+            ],
+            output="{{ params.lake }}normalized/dt=" + DAY + "/",
+        )
+        sessionize = cluster.spark(
+            "sessionize",
+            job="clickstream_sessionize",
+            args=[
+                "--input",
+                normalize.output_path(),
+                "--day",
+                DAY,
+                "--inactivity-minutes",
+                "{{ params.inactivity_minutes }}",
+            ],
+            output="{{ params.lake }}sessionized/dt=" + DAY + "/",
+        )
+        check = cluster.quality_gate(
+            "check",
+            suite=str(Path(__file__).parent / "suites" / "clickstream.yaml"),
+            data={
+                name: sessionize.output_path(f"{name}/manifest.json")
+                for name in ("events", "sessions", "daily_traffic")
+            },
+            output="{{ params.lake }}quality/dt=" + DAY + "/",
+        )
+        normalize >> sessionize >> check
+
+    warehouse = RedshiftTarget(
+        workgroup_name="{{ params.redshift_workgroup }}",
+        database="{{ params.redshift_database }}",
+        iam_role="{{ params.redshift_role }}",
+    )
+    loads = [
+        table.load(
+            task_id,
+            manifest=sessionize.output_path(f"{dataset}/manifest.json"),
+            partition=DAY,
+            target=warehouse,
+        )
+        for task_id, (table, dataset) in TABLES.items()
+    ]
+    loads.append(
+        QUARANTINE_COUNTS.load(
+            "load_quarantine_counts",
+            manifest=normalize.output_path("quarantine_counts/manifest.json"),
+            partition=DAY,
+            target=warehouse,
+        )
+    )
+
+    wait_for_logs >> ingest >> cluster
+    check >> loads
