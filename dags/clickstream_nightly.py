@@ -38,7 +38,10 @@ SETTINGS = {
 }
 
 # Every run, scheduled or by hand, works on the UTC day before it unless it is told another.
-DAY = "{{ params.day or (((dag_run.logical_date or dag_run.run_after) - macros.timedelta(days=1)) | ds) }}"
+_DAY = "params.day or (((dag_run.logical_date or dag_run.run_after) - macros.timedelta(days=1)) | ds)"
+DAY = "{{ " + _DAY + " }}"
+# Logs that are not there by noon of the next day will not come; a run for an older day need not wait at all.
+LOGS_DUE = "{{ macros.ds_add(" + _DAY + ", 1) }}T12:00:00+00:00"
 
 CLUSTER = ClusterSpec(
     name="clickstream",
@@ -70,8 +73,12 @@ with DAG(
     doc_md=__doc__,
 ) as dag:
     wait_for_logs = S3LogsSensor(
-        task_id="wait_for_logs", prefix="{{ params.source }}dt=" + DAY + "/", day=DAY
+        task_id="wait_for_logs",
+        prefix="{{ params.source }}dt=" + DAY + "/",
+        day=DAY,
+        until=LOGS_DUE,
     )
+
     ingest = IngestLogsOperator(
         task_id="ingest",
         source="{{ params.source }}dt=" + DAY + "/",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
-import click
 import pytest
 import typer.main
 
@@ -44,9 +44,9 @@ def test_command_exists(page: str, command: str) -> None:
         return
     if "…" in command or "|" in command:
         command = re.split(r"[…|]", command)[0]
-    node: click.Command = typer.main.get_command(app)
+    node: Any = typer.main.get_command(app)
     words = shlex.split(command)[1:]
-    while isinstance(node, click.Group) and words and not words[0].startswith("-"):
+    while hasattr(node, "commands") and words and not words[0].startswith("-"):
         name = words.pop(0)
         following = node.commands.get(name)
         assert following is not None, f"{page}: {command}: {node.name} has no command {name}"
@@ -55,3 +55,13 @@ def test_command_exists(page: str, command: str) -> None:
     for word in words:
         if word.startswith("-"):
             assert word.split("=")[0] in {*options, "--help"}, f"{page}: {command}: unknown option {word}"
+
+
+def test_the_dag_in_the_readme_is_one() -> None:
+    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), names)
+
+    dag = next(value for value in names.values() if type(value).__name__ == "EmrCluster").dag
+    assert set(dag.task_ids) == {"cluster_up", "normalize", "sessionize", "check", "load", "cluster_down"}
+    assert dag.get_task("load").upstream_task_ids == {"check"}

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
+from fakes.task_instance import FakeTaskInstance
 
 from airflow_emr_etl.hooks.redshift_data import RedshiftDataHook
 from airflow_emr_etl.local.stack import LocalAws
@@ -21,7 +22,6 @@ from airflow_emr_etl.models.table import RedshiftTable, RedshiftTarget
 from airflow_emr_etl.transfers.redshift_load import RedshiftLoadOperator
 from airflow_emr_etl.warehouse import load_plan, schema
 from airflow_emr_etl.warehouse.history import Load, load_id, select_load
-from tests.fakes.task_instance import FakeTaskInstance
 
 ROLE = "arn:aws:iam::123456789012:role/loader"
 DAY = "2026-01-05"

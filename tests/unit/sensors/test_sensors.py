@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import boto3
@@ -62,6 +63,26 @@ def test_no_time_to_wait_fails_at_once_and_names_prefix_and_day(s3: Any, deferra
         logs(timeout=0, deferrable=deferrable).execute(FakeTaskInstance().context)
     for part in ("MissingInputError", "s3://source/dt=2026-01-05/", "the day 2026-01-05"):
         assert part in str(raised.value)
+
+
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_a_day_long_past_is_looked_at_once(s3: Any, deferrable: bool) -> None:
+    with pytest.raises(AirflowSensorTimeout, match="until 2026-01-06T12:00:00"):
+        logs(until="2026-01-06T12:00:00+00:00", deferrable=deferrable).execute(FakeTaskInstance().context)
+
+
+def test_a_time_yet_to_come_bounds_the_wait(s3: Any) -> None:
+    until = datetime.now(UTC) + timedelta(hours=1)
+    with pytest.raises(TaskDeferred) as deferred:
+        logs(until=until.isoformat()).execute(FakeTaskInstance().context)
+    deadline = datetime.fromisoformat(deferred.value.trigger.deadline)
+    assert abs(deadline - until) < timedelta(minutes=1)
+
+
+@pytest.mark.parametrize("until", ["tomorrow", "2026-01-06T12:00:00"])
+def test_a_limit_that_is_no_time_is_refused(s3: Any, until: str) -> None:
+    with pytest.raises(AirflowFailException, match="with an offset"):
+        logs(until=until).execute(FakeTaskInstance().context)
 
 
 def test_a_marker_is_waited_for_and_is_no_log(s3: Any) -> None:

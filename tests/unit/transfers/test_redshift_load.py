@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from fakes.task_instance import FakeTaskInstance
 
 from airflow_emr_etl.exceptions import (
     AccountingError,
@@ -28,7 +29,6 @@ from airflow_emr_etl.transfers.redshift_load import (
 )
 from airflow_emr_etl.warehouse.clickstream import EVENTS, TABLES
 from airflow_emr_etl.warehouse.history import Load
-from tests.fakes.task_instance import FakeTaskInstance
 
 TARGET = RedshiftTarget(workgroup_name="{{ params.wg }}", iam_role="{{ params.role }}")
 
