@@ -83,6 +83,12 @@ class Runs:
             run.failures[event["task"]] = event["error"]
         elif kind == "run":
             run.state, run.seconds = event["state"], event["seconds"]
+            if not run.tasks:
+                # Airflow calls a run without a task a success; it has done nothing.
+                run.state = "failed"
+                run.failures["run"] = (
+                    f"Airflow ran no task for {run.day}: it lies before the DAG's start_date."
+                )
 
     @property
     def succeeded(self) -> bool:

@@ -6,13 +6,14 @@ A process of its own, since Airflow reads its home from the environment when it 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from pathlib import Path
@@ -36,36 +37,48 @@ class Events:
 
 
 class Watcher:
-    """Follows the task instances of one run in the metadata database."""
+    """Follows the task instances of the run for one day, which is the next that is made, in the database."""
 
-    def __init__(self, events: Events, dag_id: str, day: str, logical_date: datetime) -> None:
+    def __init__(
+        self,
+        events: Events,
+        dag_id: str,
+        day: str,
+        logical_date: datetime,
+        on_made: Callable[[], None] = lambda: None,
+    ) -> None:
         self._events, self._dag_id, self._day, self._logical_date = events, dag_id, day, logical_date
+        self._on_made = on_made
         self._started: dict[str, float] = {}
         self._seen: dict[str, str] = {}
-        # States of an earlier run for the same day stand in the database until the new run clears them.
-        self._stale: dict[str, str] = {task: state for task, state in self._states() if state in _ENDED}
+        self._earlier = {run_id for run_id, _, _ in self._states()}
 
-    def _states(self) -> list[tuple[str, str]]:
+    def _states(self) -> list[tuple[str, str | None, str]]:
+        """Run, task and state of every run for the day; an earlier one stands there until the new one is made."""
         from airflow.models.dagrun import DagRun
         from airflow.models.taskinstance import TaskInstance
         from airflow.utils.session import create_session
         from sqlalchemy import select
 
         query = (
-            select(TaskInstance.task_id, TaskInstance.state)
-            .join(DagRun, (DagRun.dag_id == TaskInstance.dag_id) & (DagRun.run_id == TaskInstance.run_id))
+            select(DagRun.run_id, TaskInstance.task_id, TaskInstance.state)
+            .outerjoin(
+                TaskInstance, (DagRun.dag_id == TaskInstance.dag_id) & (DagRun.run_id == TaskInstance.run_id)
+            )
             .where(DagRun.dag_id == self._dag_id, DagRun.logical_date == self._logical_date)
         )
         with create_session() as session:
-            return [(task, str(state or "none")) for task, state in session.execute(query).all()]
+            return [(run, task, str(state or "none")) for run, task, state in session.execute(query).all()]
 
     def look(self) -> None:
         now = time.monotonic()
-        for task, found in self._states():
-            state = found
-            if self._stale.get(task) == state:
+        for run_id, task, found in self._states():
+            if run_id in self._earlier:
                 continue
-            self._stale.pop(task, None)
+            self._on_made()
+            if task is None or self._seen.get(task) == found:
+                continue
+            state = found
             if state in _STARTED:
                 self._started.setdefault(task, now)
                 state = "running"
@@ -96,6 +109,14 @@ class Watcher:
             stop.set()
             thread.join()
             self.look()
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold a lock that all workers share."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _failure_listener(events: Events, days: dict[str, str]) -> Any:
@@ -161,8 +182,11 @@ def main(argv: list[str]) -> int:
         # The schedule would start the run for a day at one o'clock on the next.
         logical_date = datetime.fromisoformat(day).replace(tzinfo=UTC) + timedelta(days=1, hours=1)
         began = time.monotonic()
-        with Watcher(events, dag_id, day, logical_date).watching():
-            run = dag.test(logical_date=logical_date, run_conf={"day": day})
+        with ExitStack() as starting:
+            # Two first runs at once would both write the DAG into the database, and one would fail.
+            starting.enter_context(_alone(logs / "starting.lock"))
+            with Watcher(events, dag_id, day, logical_date, on_made=starting.close).watching():
+                run = dag.test(logical_date=logical_date, run_conf={"day": day})
         for task, value in _returned_values(dag_id, run.run_id).items():
             events.emit(type="value", day=day, task=task, value=value)
         state = str(run.state)
