@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import subprocess
@@ -21,7 +22,7 @@ from airflow_emr_etl.cli.airflow_home import AirflowHome
 from airflow_emr_etl.exceptions import EmrEtlError, LocalAwsError
 
 _HEALTHY_SECONDS = 180
-_STOP_SECONDS = 30
+_STOP_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,14 @@ class Standalone:
             family = [leader, *leader.children(recursive=True)]
         except psutil.NoSuchProcess:
             return
-        leader.terminate()
+        # All of them: the leader alone would wait for its children longer than anybody wants to.
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.terminate()
         _, alive = psutil.wait_procs(family, timeout=_STOP_SECONDS)
         for process in alive:
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         psutil.wait_procs(alive, timeout=5)
 
 
@@ -151,6 +156,7 @@ def up(
     from airflow_emr_etl.cli.demo.inputs import generated, stage
 
     console = Console()
+    aws: LocalSession | None = None
     try:
         with console.status("Starting local AWS"):
             aws = LocalSession(state)
@@ -167,15 +173,22 @@ def up(
             home.prepare()
             airflow = start_airflow(home)
     except EmrEtlError as error:
+        if aws is not None:
+            aws.close()
         console.print(f"[red]emr-etl up:[/] {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
     console.print(f"[bold]Airflow[/]    {airflow.url}", highlight=False)
     for user, password in passwords(home.path).items():
         console.print(f"[bold]Sign in[/]    user {user}, password {password}", highlight=False)
-    console.print(f'[bold]Local AWS[/]  {aws.endpoint_url}  (eval "$(emr-etl local env)")', highlight=False)
-    console.print(f"[bold]Logs of[/]    {', '.join(days)} are in {SOURCE}", highlight=False)
+    where = "" if state == Path(".local") else f" --state {state}"
     console.print(
-        "Trigger clickstream_nightly in the browser: it runs for the day before. Stop with: make down"
+        f'[bold]Local AWS[/]  {aws.endpoint_url}  eval "$(emr-etl local env{where})"',
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(f"[bold]Logs of[/]    {', '.join(days)} are in {SOURCE}", highlight=False, soft_wrap=True)
+    console.print(
+        "Trigger clickstream_nightly there: it runs for the day before. Stop all: make down", soft_wrap=True
     )
 
 
