@@ -2,9 +2,10 @@ r"""What a line of an access log looks like: the expressions that Spark, the spl
 
 Common Log Format   ``host ident user [time] "request" status bytes``
 Combined Log Format the same, then ``"referrer" "user agent"``, then any further fields, which are ignored.
-A leading ``vhost:port`` (Apache's ``vhost_combined``) is accepted and ignored. Inside quotes a backslash
-escapes the next character. A user name may hold spaces only where ident is ``-``, as it nearly always is:
-otherwise a format with one more field in front would be read silently wrong.
+A Common line may have further fields too, as long as they have no quotes. A leading ``vhost:port`` (Apache's
+``vhost_combined``) is accepted and ignored. Inside quotes a backslash escapes the next character; servers that
+did not escape (before 2004) are read by :data:`LOOSE_LINE`. A user name may hold spaces only where ident is ``-``,
+as it nearly always is: otherwise a format with one more field in front would be read silently wrong.
 
 The expressions are written for Java (Spark) with possessive quantifiers, because ``(a|b)*`` on a long line
 exhausts the stack of Java's matcher; :func:`python_pattern` gives the same expression for ``re``.
@@ -20,14 +21,27 @@ from re import Pattern
 _QUOTED = r'[^"\\]*+(?:\\.[^"\\]*+)*+'
 _HEAD = (
     r"(?s)^\uFEFF?(?:[^ :\"\[]++:\d{1,5} (?!- ))?([^ \"]++) "
-    r"(?:- [^\[\]\"]{1,255}?|[^ \[\"]++ [^ \[\"]++) \["
+    r"(?:- [^\[\]\"]{1,255}?|[^ ]++ [^ ]++) \["
 )
 
 LINE = (
-    _HEAD + rf"([^\]\"]*+)\] \"({_QUOTED})\" ([^ \"]++) ([^ \"]++)"
-    rf"(?: \"({_QUOTED})\" \"({_QUOTED})\"(?: ++(?:\"{_QUOTED}\"|[^ \"]++))*+)?+ *+\r?\z"
+    _HEAD + rf"([^\]\"]*+)\] \"({_QUOTED})\" ([^ \"]++) ([^ \t\r\"]++)"
+    rf"(?: \"({_QUOTED})\" \"({_QUOTED})\"(?: ++(?:\"{_QUOTED}\"|[^ \"]++))*+|(?: ++[^ \"]++)++)?+[ \t]*+\r?\z"
 )
 """A whole line. Groups: host, time, request, status, bytes, referrer, user agent (the last two may not be there)."""
+
+LOOSE_LINE = (
+    _HEAD + r"(?=.{1,8192}+\z)([^\]\"]*+)\](?!.*\[\d\d/[A-Za-z]{3}/\d{4}:) "
+    r"(?>\"(.*?)\" (\d{3}) )(\d++|-)"
+    r"(?:(?> \"(.*?)\" \")(.*?)(?<!\\)\"(?: ++(?:\"[^\"]*+\"|[^ \"]++))*+|(?: ++[^ \"]++)*+)[ \t]*+\r?\z"
+)
+r"""A line with quotes inside its quotes, or a backslash before the last one; the groups of :data:`LINE`.
+
+Only for lines that :data:`LINE` does not match. The request ends at the first quote that a status follows, the
+referrer at the first one that the next field follows, and the user agent where nothing but further fields is left.
+No second time may stand in the line: that is two lines in one. Nor may an escaped quote end it: that one was cut.
+The length is limited, because the time of the search grows with its square.
+"""
 
 LINE_GROUPS = ("host", "time", "request", "status", "bytes", "referrer", "user_agent")
 
@@ -51,9 +65,7 @@ REQUEST = (
 )
 """``METHOD target`` (groups 1, 2) or ``METHOD target PROTOCOL`` (groups 3, 4, 5)."""
 
-TIME = (
-    r"^(?:0[1-9]|[12]\d|3[01])/[A-Z][a-z]{2}/[12]\d{3}:(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d [+-]\d{2}[0-5]\d\z"
-)
+TIME = r"^(?:0[1-9]|[12]\d|3[01])/[A-Za-z]{3}/[12]\d{3}:(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d [+-]\d{2}[0-5]\d\z"
 """The form of a time. Whether the day exists in its month is for the calendar to say."""
 
 UTF8 = (
@@ -82,8 +94,8 @@ MONTHS = {
     for number, name in enumerate("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), start=1)  # noqa: SIM905
 }
 
-_DATED = re.compile(rb"\[(\d{2}/[A-Z][a-z]{2}/[12]\d{3}:\d{2}:\d{2}:\d{2} [+-]\d{4})\]")
-_TIME_PARTS = re.compile(r"(\d{2})/([A-Z][a-z]{2})/(\d{4}):(\d{2}):(\d{2}):(\d{2}) ([+-])(\d{2})(\d{2})\Z")
+_DATED = re.compile(rb"\[(\d{2}/[A-Za-z]{3}/[12]\d{3}:\d{2}:\d{2}:\d{2} [+-]\d{4})\]")
+_TIME_PARTS = re.compile(r"(\d{2})/([A-Za-z]{3})/(\d{4}):(\d{2}):(\d{2}):(\d{2}) ([+-])(\d{2})(\d{2})\Z")
 
 
 def python_pattern(java: str) -> Pattern[str]:
@@ -99,6 +111,7 @@ def read_time(text: str) -> datetime | None:
     day, month, year, hour, minute, second, sign, offset_hours, offset_minutes = parts.groups()
     offset = timedelta(hours=int(offset_hours), minutes=int(offset_minutes))
     # The limit of java.time, so that the splitter and Spark agree.
+    month = month.capitalize()
     if month not in MONTHS or int(offset_minutes) > 59 or offset > timedelta(hours=18):
         return None
     try:

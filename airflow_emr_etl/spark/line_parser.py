@@ -43,12 +43,18 @@ def parse_lines(lines: DataFrame, max_line_bytes: int) -> DataFrame:
         )
     )
     lines = lines.withColumn("unreadable", unreadable)
+    width = len(access_log.LINE_GROUPS)
+    lines = lines.withColumn(
+        "strict", F.when(F.col("unreadable").isNull(), _groups(value, access_log.LINE, width))
+    )
     lines = lines.withColumn(
         "parts",
-        F.when(F.col("unreadable").isNull(), _groups(value, access_log.LINE, len(access_log.LINE_GROUPS))),
+        F.when(F.size("strict") == 1, _groups(value, access_log.LOOSE_LINE, width)).otherwise(
+            F.col("strict")
+        ),
     )
     part = {name: F.col("parts")[index] for index, name in enumerate(access_log.LINE_GROUPS)}
-    matched = F.size("parts") == len(access_log.LINE_GROUPS)
+    matched = F.size("parts") == width
 
     lines = lines.withColumn(
         "ts",
@@ -107,7 +113,7 @@ def parse_lines(lines: DataFrame, max_line_bytes: int) -> DataFrame:
     return lines.select(*kept, *(columns[name].alias(name) for name in FIELDS))
 
 
-_WORKING = {*FIELDS, "unreadable", "parts", "sent", "request", "request_parts", "target"}
+_WORKING = {*FIELDS, "unreadable", "strict", "parts", "sent", "request", "request_parts", "target"}
 
 
 def _groups(text: Column, expression: str, count: int, replacement: str = "") -> Column:

@@ -27,7 +27,7 @@ def test_lines_go_to_their_utc_day_byte_for_byte(tmp_path: Path) -> None:
         hit("05/Jan/2026:23:00:00 +0000"),
         b"belongs to the line before",
         hit("06/Jan/2026:04:00:00 +0530") + b"\r",  # 22:30 of the 5th
-        hit("05/Jan/2026:20:00:00 -0800"),  # 04:00 of the 6th
+        hit("05/jan/2026:20:00:00 -0800"),  # 04:00 of the 6th
         hit("31/Feb/2026:10:00:00 +0000"),
         hit("05/Jan/2026:23:30:00 +0000", "/late"),
         hit("06/Jan/2026:00:00:00 +0000", "/end-without-newline"),
