@@ -132,14 +132,15 @@ def _from_answer(error: Exception, response: dict[str, Any], operation: str) -> 
         return AccessDeniedError(f"{text}. Allow it in the role that this connection uses.", **details)
     if code in OUTAGES or status in (500, 502, 503, 504):
         return ServiceUnavailableError(text, **details)
-    if _NO_CLUSTER.search(message):
+    of_emr = operation.partition(":")[0] in ("", "emr")  # other services have clusters and steps too
+    if of_emr and _NO_CLUSTER.search(message):
         named = _CLUSTER_ID.search(message)
         return ClusterNotFoundError(
             f"{text}. Is it the right account and region?", cluster_id=named[0] if named else None, **details
         )
-    if _CLUSTER_ENDED.search(message):
+    if of_emr and _CLUSTER_ENDED.search(message):
         return ClusterLostError(f"{text} Steps need a cluster that is up.", **details)
-    if _NO_STEP.search(message):
+    if of_emr and _NO_STEP.search(message):
         return StepError(f"{text}. Is it the right cluster?", **details)
     if code in MISSING_OBJECTS:
         return MissingInputError(text, **details)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import importlib.util
 import os
 import re
@@ -115,7 +116,8 @@ def _probe(executable: Path) -> tuple[int, str, bool] | str:
 
 
 def _launcher_home(cache: Path, executable: Path, version: int) -> Path:
-    home = cache / f"java-{version}"
+    # Two installations with the same Java version must not take each other's launcher away.
+    home = cache / f"java-{version}-{hashlib.sha256(str(executable).encode()).hexdigest()[:8]}"
     launcher = home / "bin" / "java"
     text = _LAUNCHER.format(module=VECTOR_MODULE, java=shlex.quote(str(executable)))
     if not launcher.is_file() or launcher.read_text() != text:

@@ -20,6 +20,9 @@ DEFAULT_STATE = Path(".local")
 HOST = "127.0.0.1"
 REGION = "us-east-1"
 
+# What the first start makes before ``local.json`` is there.
+_OWN_NAMES = frozenset({"logs", "start.lock", "server.lock", "s3", "emr", "redshift", "local.json"})
+
 
 @dataclass(frozen=True)
 class Instance:
@@ -47,8 +50,15 @@ class Instance:
         return replace(self, pid=None, process_started=None, detached=False)
 
     def env(self) -> dict[str, str]:
-        """What a shell or process needs so that boto3, the AWS CLI and Airflow talk to this instance."""
+        """What a shell or process needs so that boto3, the AWS CLI and Airflow talk to this instance.
+
+        A proxy of the caller's must never see these requests, let alone their key: loopback is taken out of it.
+        """
+        bypass = [each for each in (os.environ.get("no_proxy"), os.environ.get("NO_PROXY")) if each]
+        no_proxy = ",".join(dict.fromkeys(",".join([*bypass, HOST, "localhost"]).split(",")))
         return {
+            "NO_PROXY": no_proxy,
+            "no_proxy": no_proxy,
             "AWS_ENDPOINT_URL": self.endpoint_url,
             "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
@@ -69,13 +79,24 @@ class StateFolder:
         self._instance_file = self.path / "local.json"
 
     def create(self) -> None:
-        """Raises LocalAwsError when the folder cannot be made or written."""
+        """Raises LocalAwsError when the folder cannot be made or written, or holds somebody else's files."""
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.path.chmod(0o700)
+            if self.path.is_dir() and (strangers := self._strangers()):
+                if not self._instance_file.is_file():
+                    raise LocalAwsError(
+                        f"{self.path} is no state folder of local AWS: it holds {sorted(strangers)[0]}. Name a new "
+                        "or an empty folder with --state."
+                    )
+            else:
+                self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self.path.chmod(0o700)
             self.log_file.parent.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise folder_error(self.path, error) from error
+
+    def _strangers(self) -> set[str]:
+        found = {item.name for item in self.path.iterdir()} - _OWN_NAMES
+        return {name for name in found if not name.startswith(("s3-", ".local.json."))}
 
     def read(self) -> Instance | None:
         """None for a folder in which local AWS never ran. Raises LocalAwsError when ``local.json`` is damaged."""

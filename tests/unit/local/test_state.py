@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -87,3 +88,17 @@ def test_errors_of_the_disk_are_told_plainly(tmp_path, number, says):
     error = folder_error(tmp_path, OSError(number, os.strerror(number)))
     assert says in str(error)
     assert "--state" in str(error)
+
+
+def test_a_folder_of_somebody_elses_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("")
+    tmp_path.chmod(0o755)
+    with pytest.raises(LocalAwsError, match=r"holds thesis\.tex"):
+        StateFolder(tmp_path).create()
+    assert tmp_path.stat().st_mode & 0o777 == 0o755
+
+
+def test_the_environment_keeps_requests_away_from_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "corp.example")
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert new_instance().env()["NO_PROXY"] == "corp.example,127.0.0.1,localhost"
