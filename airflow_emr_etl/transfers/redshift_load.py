@@ -6,6 +6,7 @@ The promise holds for tables that only this loader writes. How it is kept is in 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import cached_property
@@ -20,6 +21,7 @@ from airflow_emr_etl.exceptions import (
     ManifestError,
     MissingInputError,
     RowCountMismatchError,
+    StatementFailedError,
 )
 from airflow_emr_etl.hooks.redshift_data import (
     RedshiftDataHook,
@@ -44,6 +46,11 @@ from airflow_emr_etl.operators.waiting import (
 from airflow_emr_etl.triggers.redshift_data import RedshiftStatementTrigger
 from airflow_emr_etl.warehouse import load_plan, schema
 from airflow_emr_etl.warehouse.history import FENCE, HISTORY, Load, load_id, select_load
+
+_DDL_ATTEMPTS = 4
+_MADE_BY_ANOTHER = re.compile(
+    r"already exists|duplicate key|unique constraint|tuple concurrently", re.IGNORECASE
+)
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -202,7 +209,16 @@ class RedshiftLoadOperator(BaseOperator):
         return None
 
     def _run_ddl(self, statements: list[str]) -> None:
-        self.hook.wait(self.hook.batch(statements, name=f"emr-etl schema of {self.table.name}"))
+        """Make what is missing. Loads that start together all try, and Redshift's IF NOT EXISTS is no lock."""
+        for attempt in range(1, _DDL_ATTEMPTS + 1):
+            try:
+                self.hook.wait(self.hook.batch(statements, name=f"emr-etl schema of {self.table.name}"))
+            except StatementFailedError as error:
+                if attempt == _DDL_ATTEMPTS or not _MADE_BY_ANOTHER.search(str(error)):
+                    raise
+                self.log.info("Another load made the same table at the same time; looking again: %s", error)
+            else:
+                return
 
     def _recorded(self, load: Load) -> dict[str, Any] | None:
         rows = self.hook.query(select_load(load.load_id))
