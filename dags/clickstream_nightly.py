@@ -64,7 +64,7 @@ with DAG(
     "clickstream_nightly",
     description="Access logs to Redshift, once for each UTC day",
     schedule="0 1 * * *",
-    start_date=pendulum.datetime(2000, 1, 1, tz="UTC"),  # any day in the past may be run by hand
+    start_date=pendulum.datetime(1900, 1, 1, tz="UTC"),  # any day in the past may be run by hand
     catchup=False,
     max_active_runs=2,
     params=SETTINGS,

@@ -17,6 +17,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from airflow_emr_etl.cli.airflow_home import AirflowHome
 from airflow_emr_etl.exceptions import EmrEtlError, LocalAwsError
@@ -30,7 +31,7 @@ class Standalone:
     """A running ``airflow standalone``; ``started`` tells its process from a later one with the same id."""
 
     pid: int
-    started: float
+    started: str
     port: int
 
     @property
@@ -44,15 +45,13 @@ class Standalone:
     @classmethod
     def find(cls, home: Path) -> Standalone | None:
         """The one that runs in this Airflow home, or None."""
-        import psutil
+        from airflow_emr_etl.local.state import process_started
 
         try:
             found = cls(**json.loads(cls.record(home).read_text()))
-            if psutil.Process(found.pid).create_time() == found.started:
-                return found
-        except (FileNotFoundError, ValueError, TypeError, psutil.NoSuchProcess):
-            pass
-        return None
+        except (OSError, ValueError, TypeError):
+            return None
+        return found if process_started(found.pid) == found.started else None
 
     def save(self, home: Path) -> None:
         self.record(home).write_text(json.dumps(asdict(self)))
@@ -60,7 +59,8 @@ class Standalone:
     def healthy(self) -> bool:
         """Whether the web server, the scheduler, the triggerer and the DAG processor all say so."""
         try:
-            with urllib.request.urlopen(f"{self.url}/api/v2/monitor/health", timeout=5) as answer:  # noqa: S310
+            direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            with direct.open(f"{self.url}/api/v2/monitor/health", timeout=5) as answer:
                 health = json.load(answer)
         except (OSError, urllib.error.URLError, ValueError):
             return False
@@ -89,7 +89,7 @@ class Standalone:
 
 def start_airflow(home: AirflowHome) -> Standalone:
     """Start ``airflow standalone`` on free loopback ports, in a session of its own; wait until healthy."""
-    import psutil
+    from airflow_emr_etl.local.state import process_started
 
     running = Standalone.find(home.path)
     if running is not None:
@@ -116,7 +116,7 @@ def start_airflow(home: AirflowHome) -> Standalone:
             stderr=log,
             start_new_session=True,
         )
-    standalone = Standalone(process.pid, psutil.Process(process.pid).create_time(), port)
+    standalone = Standalone(process.pid, str(process_started(process.pid)), port)
     standalone.save(home.path)
     deadline = time.monotonic() + _HEALTHY_SECONDS
     while not standalone.healthy():
@@ -149,13 +149,14 @@ def passwords(home: Path) -> dict[str, str]:
 def up(
     state: Annotated[Path, typer.Option(help="State folder of local AWS.")] = Path(".local"),
     dags: Annotated[Path, typer.Option(help="Folder of the DAG files.")] = Path("dags"),
-    lines: Annotated[int, typer.Option(min=100, help="Generated lines for each of the last days.")] = 20_000,
+    lines: Annotated[int, typer.Option(min=200, help="Generated lines for each of the last days.")] = 20_000,
 ) -> None:
     """Start local AWS and Airflow with the sample DAGs, and say where they are and how to sign in."""
-    from airflow_emr_etl.cli.demo.command import BUCKETS, SOURCE, LocalSession
+    from airflow_emr_etl.cli.demo.command import BUCKETS, SOURCE, LocalSession, end_on_signals
     from airflow_emr_etl.cli.demo.inputs import generated, stage
 
     console = Console()
+    end_on_signals()
     aws: LocalSession | None = None
     try:
         with console.status("Starting local AWS"):
@@ -168,14 +169,14 @@ def up(
             s3 = aws.client("s3")
             for bucket in BUCKETS:
                 s3.create_bucket(Bucket=bucket)
-            stage(s3, folder, days, SOURCE, "generated", keep_others=True)
+            stage(s3, folder, days, SOURCE, "generated", state.resolve() / "demo" / "staged-up.json")
         with console.status("Starting Airflow (half a minute)"):
             home.prepare()
             airflow = start_airflow(home)
-    except EmrEtlError as error:
+    except (EmrEtlError, OSError) as error:
         if aws is not None:
             aws.close()
-        console.print(f"[red]emr-etl up:[/] {error}", highlight=False, soft_wrap=True)
+        console.print(f"[red]emr-etl up:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
     console.print(f"[bold]Airflow[/]    {airflow.url}", highlight=False)
     for user, password in passwords(home.path).items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +13,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
-from airflow_emr_etl.exceptions import ConfigurationError, EmrEtlError
+from airflow_emr_etl.exceptions import EmrEtlError
 
 DAG_ID = "clickstream_nightly"
 SOURCE = "s3://clickstream-source/access/"
@@ -44,25 +46,24 @@ def demo(
             help="Your own access logs, comma-separated: Common or Combined Log Format; gzip is fine."
         ),
     ] = None,
-    lines: Annotated[int, typer.Option(min=100, help="Generated lines a day, without --logs.")] = 200_000,
+    lines: Annotated[int, typer.Option(min=200, help="Generated lines a day, without --logs.")] = 200_000,
     days: Annotated[int, typer.Option(min=1, help="Generated days, without --logs.")] = 3,
     seed: Annotated[int, typer.Option(help="Seed of the generator.")] = 7,
     state: Annotated[Path, typer.Option(help="State folder of local AWS.")] = Path(".local"),
     dags: Annotated[Path, typer.Option(help="Folder of the DAG files.")] = Path("dags"),
     workers: Annotated[int, typer.Option(min=1, max=8, help="Days that run at the same time.")] = 2,
-    record: Annotated[Path | None, typer.Option(help="Also write what was printed to this SVG file.")] = None,
+    record: Annotated[Path | None, typer.Option(help="Also draw the end of it into this SVG file.")] = None,
 ) -> None:
     """Run the clickstream pipeline on local AWS, once for each day, and say what came of it."""
-    console = Console(record=record is not None)
-    if record is not None or not console.is_terminal:
+    console = Console()
+    if not console.is_terminal:
         console.width = 110  # a file or a pipe has no width of its own
+    end_on_signals()
     try:
-        succeeded = _demo(console, logs, lines, days, seed, state, dags, workers)
-    except EmrEtlError as error:
-        console.print(f"[red]emr-etl demo:[/] {error}", highlight=False, soft_wrap=True)
+        succeeded = _demo(console, logs, lines, days, seed, state, dags, workers, record)
+    except (EmrEtlError, OSError) as error:
+        console.print(f"[red]emr-etl demo:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
-    if record is not None:
-        console.save_svg(str(record), title="make demo")
     if not succeeded:
         raise typer.Exit(1)
 
@@ -76,18 +77,17 @@ def _demo(
     state: Path,
     dags: Path,
     workers: int,
+    record: Path | None,
 ) -> bool:
     from airflow_emr_etl.cli.airflow_home import AirflowHome
-    from airflow_emr_etl.cli.demo.inputs import generated, split_by_day, stage
+    from airflow_emr_etl.cli.demo.inputs import generated, log_files, split_by_day, stage
     from airflow_emr_etl.cli.demo.outcome import collect
     from airflow_emr_etl.cli.demo.report import write_report
     from airflow_emr_etl.cli.demo.runs import run_days
-    from airflow_emr_etl.cli.demo.summary import print_summary
+    from airflow_emr_etl.cli.demo.summary import draw, print_summary
 
     phases = Phases()
-    files = [Path(name.strip()) for name in logs.split(",") if name.strip()] if logs is not None else []
-    if logs is not None and not files:
-        raise ConfigurationError("--logs (LOGS=) names no file. Give paths with commas between them.")
+    files = log_files(logs) if logs is not None else []
     folder = state.resolve() / "demo"
 
     def make_input() -> tuple[Path, list[str], str]:
@@ -114,7 +114,7 @@ def _demo(
             s3 = running.client("s3")
             for bucket in BUCKETS:
                 s3.create_bucket(Bucket=bucket)
-            staged = stage(s3, source, found, SOURCE, description)
+            staged = stage(s3, source, found, SOURCE, description, folder / "staged.json")
         console.print(
             f"{SOURCE} holds {staged.files} files, {staged.bytes / 1e6:.1f} MB, of {len(found)} UTC days: "
             + ", ".join(found[:5])
@@ -149,7 +149,19 @@ def _demo(
     (runs_folder / "summary.json").write_text(outcome.to_json())
     write_report(outcome, runs_folder / "report.html")
     print_summary(outcome, console)
+    if record is not None:
+        draw(outcome, runs, record)
     return outcome.succeeded
+
+
+def end_on_signals() -> None:
+    """Let SIGTERM and a closed terminal end the command as Ctrl-C does, so that nothing is left running."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, end)
 
 
 class LocalSession:
@@ -158,6 +170,7 @@ class LocalSession:
     def __init__(self, state: Path) -> None:
         from airflow_emr_etl.local import daemon
 
+        self._state = state
         started = daemon.start(state)
         self._stop: Callable[[], Any] | None = None if started.was_running else lambda: daemon.stop(state)
         self.endpoint_url = started.instance.endpoint_url
@@ -175,6 +188,9 @@ class LocalSession:
         return session.client(service, endpoint_url=self.endpoint_url)
 
     def close(self) -> None:
-        if self._stop is not None:
+        """Stop local AWS, unless it ran before or an Airflow of ``emr-etl up`` has come to need it."""
+        from airflow_emr_etl.cli.standalone import Standalone
+
+        if self._stop is not None and Standalone.find(self._state.resolve() / "airflow") is None:
             self._stop()
             self._stop = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,22 +57,13 @@ def split_by_day(folder: Path, logs: Sequence[Path]) -> tuple[Path, list[str]]:
 
 
 def stage(
-    client: Any,
-    folder: Path,
-    days: Sequence[str],
-    source: str,
-    description: str,
-    *,
-    keep_others: bool = False,
+    client: Any, folder: Path, days: Sequence[str], source: str, description: str, record: Path
 ) -> Staged:
-    """Make ``source`` (``s3://bucket/prefix/``) hold the days' files of ``folder`` and, unless
-    ``keep_others``, nothing else.
+    """Put the days' files of ``folder`` under ``source`` (``s3://bucket/prefix/``), and take away earlier ones.
 
-    A file that is there already with the same size and content digest is left alone, so that a second run
-    of the same input moves no byte.
+    Only what an earlier call noted in ``record`` is taken away, nothing that the user put there. A file that
+    is there with the same content is left alone, so that a second run of the same input moves no byte.
     """
-    import hashlib
-
     bucket, _, prefix = source.removeprefix("s3://").partition("/")
     there: dict[str, str] = {}
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
@@ -78,11 +71,40 @@ def stage(
     wanted: dict[str, Path] = {
         f"{prefix}dt={day}/{path.name}": path for day in days for path in sorted((folder / day).iterdir())
     }
-    for key, path in wanted.items():
-        digest = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-        if there.get(key) != digest:
-            client.upload_file(str(path), bucket, key)
-    for key in () if keep_others else there.keys() - wanted.keys():
+    earlier: list[str] = json.loads(record.read_text()) if record.exists() else []
+    for key in set(earlier) & there.keys() - wanted.keys():
         client.delete_object(Bucket=bucket, Key=key)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps(sorted(wanted)))
+    for key, path in wanted.items():
+        with path.open("rb") as file:
+            if there.get(key) == hashlib.file_digest(file, _md5).hexdigest():
+                continue
+            file.seek(0)
+            # In one part, whatever its size: only then is the ETag the digest that is compared above.
+            client.put_object(Bucket=bucket, Key=key, Body=file)
     size = sum(path.stat().st_size for path in wanted.values())
     return Staged(list(days), len(wanted), size, description)
+
+
+def _md5() -> Any:
+    return hashlib.md5(usedforsecurity=False)
+
+
+def log_files(names: str) -> list[Path]:
+    """The files that LOGS names, comma-separated: paths, ``~``, folders (every file in them) and patterns."""
+    found: list[Path] = []
+    for name in filter(None, map(str.strip, names.split(","))):
+        path = Path(name).expanduser()
+        if path.is_dir():
+            matches = sorted(item for item in path.iterdir() if item.is_file())
+        elif any(character in name for character in "*?["):
+            matches = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
+        else:
+            matches = [path]
+        if not matches:
+            raise MissingInputError(f"{name} matches no file. LOGS takes paths, folders and patterns.")
+        found += matches
+    if not found:
+        raise MissingInputError("LOGS names no file. Give paths with commas between them.")
+    return found

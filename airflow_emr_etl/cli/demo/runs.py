@@ -27,6 +27,7 @@ _MARKS = {
 }
 _SHOWN_DAYS = 5
 _FOLLOW_SECONDS = 0.2
+_END_SECONDS = 10
 
 
 @dataclass
@@ -183,7 +184,12 @@ def run_days(
         for process in processes:
             if process.poll() is None:
                 process.terminate()
-            process.wait()
+        for process in processes:
+            try:
+                process.wait(_END_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
     unfinished = [day for day, run in runs.days.items() if run.state in ("waiting", "running")]
     if unfinished and runs.error is None:
         codes = ", ".join(str(process.returncode) for process in processes)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from airflow_emr_etl.cli.demo.outcome import TABLES, DayOutcome, Outcome, merged_reasons
+from airflow_emr_etl.cli.demo.runs import Runs
 
 _MAX_DAYS = 7
 
@@ -21,13 +26,32 @@ def print_summary(outcome: Outcome, console: Console) -> None:
     console.print(_seconds(days))
     for day in days:
         for task, error in day.failures.items():
-            console.print(f"[red]{day.day} {task}:[/] {error}", highlight=False, markup=True)
+            console.print(f"[red]{day.day} {task}:[/] {escape(error)}", highlight=False)
     if outcome.error:
-        console.print(f"[red]{outcome.error}[/]", highlight=False)
+        console.print(f"[red]{escape(outcome.error)}[/]", highlight=False)
     phases = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in outcome.phases.items())
     console.print(f"[bold]Took[/]  {phases}", highlight=False)
     for name, place in outcome.places.items():
-        console.print(f"[bold]{name}[/]  {place}", highlight=False, soft_wrap=True)
+        console.print(f"[bold]{name}[/]  {escape(place)}", highlight=False, soft_wrap=True)
+
+
+def draw(outcome: Outcome, runs: Runs, path: Path) -> None:
+    """A picture of the end of a demo: the runs, the lines and the tables, without the long list of checks."""
+    with Path(os.devnull).open("w") as nowhere:
+        console = Console(record=True, width=92, file=nowhere, force_terminal=True)
+        console.print("[bold]$ make demo[/]\n")
+        console.print(runs.table())
+        console.print(_lines(outcome.days))
+        console.print(_tables(outcome))
+        checks = [
+            check.success for day in outcome.days for check in day.checks if check.severity == "critical"
+        ]
+        console.print(f"Quality checks: {sum(checks)} of {len(checks)} critical ones passed")
+        phases = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in outcome.phases.items())
+        console.print(f"Took {phases}", highlight=False)
+        picture = console.export_svg(title="make demo")
+        # rich has the reader's browser fetch a font from elsewhere; any monospaced one will do.
+        path.write_text(re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL), encoding="utf-8")
 
 
 def _numbers(title: str, days: Sequence[DayOutcome]) -> tuple[Table, Sequence[DayOutcome]]:

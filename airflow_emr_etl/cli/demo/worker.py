@@ -137,11 +137,16 @@ def _failure_listener(events: Events, days: dict[str, str]) -> Any:
 
 
 def _listen(listener: Any) -> None:
-    try:
-        manager: Any = import_module("airflow.sdk.listener")
-    except ImportError:  # before Airflow 3.2 the task runner used the core's own
-        manager = import_module("airflow.listeners.listener")
+    manager = _first_module("airflow.sdk.listener", "airflow.listeners.listener")
     manager.get_listener_manager().add_listener(listener)
+
+
+def _first_module(now: str, earlier: str) -> Any:
+    """A module that has moved since Airflow 3.0."""
+    try:
+        return import_module(now)
+    except ImportError:
+        return import_module(earlier)
 
 
 def _returned_values(dag_id: str, run_id: str) -> dict[str, Any]:
@@ -159,9 +164,7 @@ def main(argv: list[str]) -> int:
     logs = Path(log_folder)
     logs.mkdir(parents=True, exist_ok=True)
 
-    from airflow.dag_processing.dagbag import DagBag
-
-    bag = DagBag(dag_folder=dag_file)
+    bag = _first_module("airflow.dag_processing.dagbag", "airflow.models.dagbag").DagBag(dag_folder=dag_file)
     if bag.import_errors or dag_id not in bag.dags:
         reason = "\n".join(bag.import_errors.values()) or f"{dag_file} defines no DAG {dag_id}"
         events.emit(type="error", message=reason)
