@@ -18,7 +18,7 @@ from pathlib import Path
 from airflow_emr_etl.local.java import find_java
 from benchmarks.figures import Figures
 
-RUNS = 3
+RUNS = 2
 STEPS = 9
 WORKERS = 2
 

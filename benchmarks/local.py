@@ -122,8 +122,14 @@ def main() -> None:
                 time.sleep(0.1)
             server = psutil.Process(info.pid)
             family = [server, *server.children(recursive=True)]
-            weights = {f"{p.name()} {p.pid}": p.memory_full_info().pss / 2**20 for p in family}
-            figures.add("idle_memory_mib", "MiB", [sum(weights.values())], processes=len(family))
+            weights = [process.memory_full_info() for process in family]
+            figures.add(
+                "idle_memory_mib",
+                "MiB",
+                [sum(weight.pss for weight in weights) / 2**20],
+                processes=len(family),
+                resident_mib=round(sum(weight.rss for weight in weights) / 2**20, 1),
+            )
         finally:
             daemon.stop(root / "state")
     figures.write()

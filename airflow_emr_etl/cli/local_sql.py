@@ -59,6 +59,7 @@ def sql(
 def _client(state: Path) -> Any:
     """The client of the instance that serves the folder; without one, of ``AWS_ENDPOINT_URL``."""
     import boto3
+    from botocore.config import Config
 
     endpoint = os.environ.get("AWS_ENDPOINT_URL")
     instance = StateFolder(state).read()
@@ -69,6 +70,7 @@ def _client(state: Path) -> Any:
             aws_access_key_id=instance.access_key,
             aws_secret_access_key=instance.secret_key,
             region_name=REGION,
+            config=Config(proxies={}),  # not None, which would take the caller's proxy
         )
     if endpoint:
         return boto3.client(

@@ -143,9 +143,13 @@ class EmrCreateClusterOperator(BaseOperator):
     def _end(self, cluster_id: str) -> None:
         """End the cluster as well as can be; what failed before this must stay the error that is seen."""
         try:
+            if self.spec.get("termination_protection"):
+                self.hook.lift_protection(
+                    cluster_id
+                )  # it was asked for a cluster that serves, not for this one
             self.hook.terminate(cluster_id)
         except EmrEtlError as error:
-            self.log.warning("Cluster %s could not be ended; its idle timeout will: %s", cluster_id, error)
+            self.log.warning("Cluster %s could not be ended and may still cost: %s", cluster_id, error)
         else:
             self.log.info("Ended cluster %s", cluster_id)
 

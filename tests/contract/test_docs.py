@@ -65,3 +65,10 @@ def test_the_dag_in_the_readme_is_one() -> None:
     dag = next(value for value in names.values() if type(value).__name__ == "EmrCluster").dag
     assert set(dag.task_ids) == {"cluster_up", "normalize", "sessionize", "check", "load", "cluster_down"}
     assert dag.get_task("load").upstream_task_ids == {"check"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
+    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert missing == []

@@ -179,13 +179,15 @@ class LocalSession:
 
     def client(self, service: str) -> Any:
         import boto3
+        from botocore.config import Config
 
         session: Any = boto3.session.Session(
             aws_access_key_id=self.env["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=self.env["AWS_SECRET_ACCESS_KEY"],
             region_name=self.env["AWS_DEFAULT_REGION"],
         )
-        return session.client(service, endpoint_url=self.endpoint_url)
+        # No proxies, not None, which would take the caller's.
+        return session.client(service, endpoint_url=self.endpoint_url, config=Config(proxies={}))
 
     def close(self) -> None:
         """Stop local AWS, unless it ran before or an Airflow of ``emr-etl up`` has come to need it."""

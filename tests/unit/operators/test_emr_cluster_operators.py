@@ -92,6 +92,15 @@ def test_what_fails_after_the_creation_ends_the_cluster(emr: FakeEmr) -> None:
     assert emr.only_cluster().state == "TERMINATED"
 
 
+def test_a_protected_cluster_that_fails_to_serve_is_ended_too(emr: FakeEmr) -> None:
+    emr.errors["DescribeCluster"] = [refusal("DescribeCluster", "AccessDeniedException", "no", 403)]
+    spec = ClusterSpec(name="x", termination_protection=True)
+    with pytest.raises(AirflowFailException, match="AccessDenied"):
+        create(spec=spec, deferrable=False).execute(FakeTaskInstance().context)
+    assert emr.calls["SetTerminationProtection"] == 1
+    assert emr.only_cluster().state == "TERMINATED"
+
+
 def test_an_answer_that_never_came_is_not_asked_for_again(emr: FakeEmr) -> None:
     emr.errors["RunJobFlow"] = [refusal("RunJobFlow", "ServiceUnavailableException", "", 503)]
     with pytest.raises(ServiceUnavailableError):
