@@ -169,7 +169,7 @@ def up(
             s3 = aws.client("s3")
             for bucket in BUCKETS:
                 s3.create_bucket(Bucket=bucket)
-            stage(s3, folder, days, SOURCE, "generated", state.resolve() / "demo" / "staged-up.json")
+            stage(s3, folder, days, SOURCE, state.resolve() / "demo" / "staged-up.json")
         with console.status("Starting Airflow (half a minute)"):
             home.prepare()
             airflow = start_airflow(home)

@@ -114,7 +114,7 @@ def _demo(
             s3 = running.client("s3")
             for bucket in BUCKETS:
                 s3.create_bucket(Bucket=bucket)
-            staged = stage(s3, source, found, SOURCE, description, folder / "staged.json")
+            staged = stage(s3, source, found, SOURCE, folder / "staged.json")
         console.print(
             f"{SOURCE} holds {staged.files} files, {staged.bytes / 1e6:.1f} MB, of {len(found)} UTC days: "
             + ", ".join(found[:5])

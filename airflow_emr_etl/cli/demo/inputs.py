@@ -21,7 +21,6 @@ class Staged:
     days: list[str]
     files: int
     bytes: int
-    description: str
 
 
 def generated(folder: Path, first: date, days: int, lines: int, seed: int) -> tuple[Path, list[str]]:
@@ -56,9 +55,7 @@ def split_by_day(folder: Path, logs: Sequence[Path]) -> tuple[Path, list[str]]:
     return folder, [day.isoformat() for day in split.days]
 
 
-def stage(
-    client: Any, folder: Path, days: Sequence[str], source: str, description: str, record: Path
-) -> Staged:
+def stage(client: Any, folder: Path, days: Sequence[str], source: str, record: Path) -> Staged:
     """Put the days' files of ``folder`` under ``source`` (``s3://bucket/prefix/``), and take away earlier ones.
 
     Only what an earlier call noted in ``record`` is taken away, nothing that the user put there. A file that
@@ -84,7 +81,7 @@ def stage(
             # In one part, whatever its size: only then is the ETag the digest that is compared above.
             client.put_object(Bucket=bucket, Key=key, Body=file)
     size = sum(path.stat().st_size for path in wanted.values())
-    return Staged(list(days), len(wanted), size, description)
+    return Staged(list(days), len(wanted), size)
 
 
 def _md5() -> Any:

@@ -5,16 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from airflow_emr_etl.local.emr.machine import wanted_instances
-from airflow_emr_etl.local.emr.records import (
-    CLOSING_CLUSTER,
-    READY_CLUSTER,
-    Cluster,
-    ClusterState,
-    Instance,
-    Params,
-    Pool,
-    Step,
-)
+from airflow_emr_etl.local.emr.records import Cluster, Instance, Params, Pool, Step
+from airflow_emr_etl.models.states import CLUSTER_ENDING, CLUSTER_READY, ClusterState
 
 REGION = "us-east-1"
 ACCOUNT = "123456789012"
@@ -332,9 +324,9 @@ def _running(cluster: Cluster, pool: Pool) -> list[Instance]:
 def _pool_state(cluster: Cluster, pool: Pool) -> str:
     if pool.ended is not None:
         return "TERMINATED"
-    if cluster.state in READY_CLUSTER:
+    if cluster.state in CLUSTER_READY:
         return "RUNNING"
-    if cluster.state in CLOSING_CLUSTER:
+    if cluster.state in CLUSTER_ENDING:
         return "TERMINATING"
     return "BOOTSTRAPPING" if cluster.state is ClusterState.BOOTSTRAPPING else "PROVISIONING"
 
@@ -342,7 +334,7 @@ def _pool_state(cluster: Cluster, pool: Pool) -> str:
 def _pool_status(cluster: Cluster, pool: Pool) -> Params:
     reason = (
         {"Code": "CLUSTER_TERMINATED", "Message": "Job flow terminated"}
-        if cluster.state in CLOSING_CLUSTER
+        if cluster.state in CLUSTER_ENDING
         else {}
     )
     return present(State=_pool_state(cluster, pool), StateChangeReason=reason, Timeline=_timeline(pool))

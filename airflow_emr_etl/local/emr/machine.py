@@ -16,13 +16,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from airflow_emr_etl.local.emr.records import (
-    ACTIVE_STEP,
-    CLOSING_CLUSTER,
-    ENDED_CLUSTER,
     ON_NODE_STEP,
-    READY_CLUSTER,
     Cluster,
-    ClusterState,
     End,
     Instance,
     Job,
@@ -31,8 +26,15 @@ from airflow_emr_etl.local.emr.records import (
     Pool,
     Start,
     Step,
-    StepState,
     StopSignal,
+)
+from airflow_emr_etl.models.states import (
+    CLUSTER_ENDED,
+    CLUSTER_ENDING,
+    CLUSTER_READY,
+    STEP_ACTIVE,
+    ClusterState,
+    StepState,
 )
 
 
@@ -84,7 +86,7 @@ class Machine:
 
     def terminate(self, cluster: Cluster, now: datetime) -> None:
         """At a user's request; the caller has checked termination protection."""
-        if cluster.state not in CLOSING_CLUSTER:
+        if cluster.state not in CLUSTER_ENDING:
             self._close(cluster, "USER_REQUEST", "Terminated by user request", now)
 
     def set_keep_alive(self, cluster: Cluster, keep_alive: bool, now: datetime) -> None:
@@ -130,7 +132,7 @@ class Machine:
 
     def add_pool(self, cluster: Cluster, config: Params, now: datetime) -> Pool:
         pool = self._new_pool(cluster, config, now)
-        if cluster.state in READY_CLUSTER:
+        if cluster.state in CLUSTER_READY:
             self._make_ready(cluster, now)
         return pool
 
@@ -149,7 +151,7 @@ class Machine:
                 surplus.ended = now
             for missing in want[len(have) :]:
                 self._new_instance(cluster, pool, missing, now)
-        if cluster.state in READY_CLUSTER:
+        if cluster.state in CLUSTER_READY:
             self._make_ready(cluster, now)
         self._touch(cluster)
 
@@ -157,13 +159,13 @@ class Machine:
 
     def next_due(self) -> datetime | None:
         """When :meth:`advance` has something to do, if nothing else happens before."""
-        times = [each.due for each in self.clusters.values() if each.due and each.state not in ENDED_CLUSTER]
+        times = [each.due for each in self.clusters.values() if each.due and each.state not in CLUSTER_ENDED]
         return min(times, default=None)
 
     def advance(self, now: datetime) -> None:
         """Make every change of state that is due at ``now``."""
         for cluster in list(self.clusters.values()):
-            while cluster.due is not None and cluster.due <= now and cluster.state not in ENDED_CLUSTER:
+            while cluster.due is not None and cluster.due <= now and cluster.state not in CLUSTER_ENDED:
                 cluster.due = None
                 self._step_forward(cluster, now)
 
@@ -183,7 +185,7 @@ class Machine:
         """After a restart: what ran when local AWS stopped has failed; what was pending starts."""
         lost = "Local AWS was stopped while this ran."
         for cluster in list(self.clusters.values()):
-            if cluster.state in ENDED_CLUSTER:
+            if cluster.state in CLUSTER_ENDED:
                 continue
             running = [step for step in cluster.steps if step.state in ON_NODE_STEP]
             for step in running:
@@ -262,7 +264,7 @@ class Machine:
 
     def _schedule(self, cluster: Cluster, now: datetime) -> None:
         """Start the steps that may run; settle between RUNNING, WAITING and the end."""
-        if cluster.state not in READY_CLUSTER:
+        if cluster.state not in CLUSTER_READY:
             return
         running = sum(step.state in ON_NODE_STEP for step in cluster.steps)
         for step in cluster.steps:
@@ -328,7 +330,7 @@ class Machine:
 
     def _step_ended(self, cluster: Cluster, step: Step, outcome: Outcome, now: datetime) -> None:
         if step.state is StepState.CANCEL_PENDING:
-            why = "Cancelled by user" if cluster.state not in CLOSING_CLUSTER else "Job terminated"
+            why = "Cancelled by user" if cluster.state not in CLUSTER_ENDING else "Job terminated"
             self._end_step(cluster, step, StepState.CANCELLED, now, reason=why)
         elif outcome.succeeded:
             self._end_step(cluster, step, StepState.COMPLETED, now)
@@ -344,7 +346,7 @@ class Machine:
 
     def _act_on_failure(self, cluster: Cluster, step: Step, now: datetime) -> None:
         # With several steps at a time EMR neither cancels the others nor ends the cluster.
-        if cluster.state in CLOSING_CLUSTER or cluster.concurrency > 1:
+        if cluster.state in CLUSTER_ENDING or cluster.concurrency > 1:
             return
         action = step.action_on_failure
         if action == "CONTINUE":
@@ -470,4 +472,4 @@ def wanted_instances(cluster: Cluster, pool: Pool) -> list[WantedInstance]:
 
 
 def active_steps(cluster: Cluster) -> int:
-    return sum(step.state in ACTIVE_STEP for step in cluster.steps)
+    return sum(step.state in STEP_ACTIVE for step in cluster.steps)

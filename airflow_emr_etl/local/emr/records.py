@@ -5,37 +5,15 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
+
+from airflow_emr_etl.models.states import ClusterState, StepState
 
 Params = dict[str, Any]
 """A structure as botocore's EMR model names its members."""
 
-
-class ClusterState(enum.StrEnum):
-    STARTING = "STARTING"
-    BOOTSTRAPPING = "BOOTSTRAPPING"
-    RUNNING = "RUNNING"
-    WAITING = "WAITING"
-    TERMINATING = "TERMINATING"
-    TERMINATED = "TERMINATED"
-    TERMINATED_WITH_ERRORS = "TERMINATED_WITH_ERRORS"
-
-
-class StepState(enum.StrEnum):
-    PENDING = "PENDING"
-    CANCEL_PENDING = "CANCEL_PENDING"
-    RUNNING = "RUNNING"
-    COMPLETED = "COMPLETED"
-    CANCELLED = "CANCELLED"
-    FAILED = "FAILED"
-    INTERRUPTED = "INTERRUPTED"
-
-
-ENDED_CLUSTER = frozenset({ClusterState.TERMINATED, ClusterState.TERMINATED_WITH_ERRORS})
-CLOSING_CLUSTER = ENDED_CLUSTER | {ClusterState.TERMINATING}
-READY_CLUSTER = frozenset({ClusterState.RUNNING, ClusterState.WAITING})
-ON_NODE_STEP = frozenset({StepState.RUNNING, StepState.CANCEL_PENDING})
-ACTIVE_STEP = ON_NODE_STEP | {StepState.PENDING}
+#: Occupies one of the cluster's places for running steps.
+ON_NODE_STEP: Final = frozenset({StepState.RUNNING, StepState.CANCEL_PENDING})
 
 
 class StopSignal(enum.StrEnum):

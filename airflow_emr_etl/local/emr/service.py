@@ -20,20 +20,12 @@ from airflow_emr_etl.local.api import ApiError, JsonApi
 from airflow_emr_etl.local.emr import answers
 from airflow_emr_etl.local.emr.machine import Machine, Pace, active_steps, requested_pools
 from airflow_emr_etl.local.emr.processes import end_session, marked_sessions, start_time
-from airflow_emr_etl.local.emr.records import (
-    CLOSING_CLUSTER,
-    ENDED_CLUSTER,
-    Cluster,
-    Outcome,
-    Params,
-    Pool,
-    Start,
-    StopSignal,
-)
+from airflow_emr_etl.local.emr.records import Cluster, Outcome, Params, Pool, Start, StopSignal
 from airflow_emr_etl.local.emr.releases import RELEASE_LABELS, release_version
 from airflow_emr_etl.local.emr.runner import ProcessRunner, StepRunner
 from airflow_emr_etl.local.emr.store import Store
 from airflow_emr_etl.local.spark_env import SparkEnvironment
+from airflow_emr_etl.models.states import CLUSTER_ENDED, CLUSTER_ENDING
 
 PAGE = 50
 MAX_ACTIVE_STEPS = 256
@@ -257,7 +249,7 @@ class EmrApi(JsonApi):
                 if not cluster.protected:
                     self._machine.terminate(cluster, self._clock())
             self._settle()
-            if any(each.protected and each.state not in CLOSING_CLUSTER for each in clusters):
+            if any(each.protected and each.state not in CLUSTER_ENDING for each in clusters):
                 raise _invalid(
                     "Could not shut down one or more job flows since they are termination protected."
                 )
@@ -310,7 +302,7 @@ class EmrApi(JsonApi):
     def add_job_flow_steps(self, params: Params) -> Params:
         with self._changed:
             cluster = self._job_flow(params["JobFlowId"])
-            if cluster.state in CLOSING_CLUSTER:
+            if cluster.state in CLUSTER_ENDING:
                 raise _invalid(
                     "A job flow that is shutting down, terminated, or finished may not be modified."
                 )
@@ -657,7 +649,7 @@ class EmrApi(JsonApi):
 
     def _open_cluster(self, cluster_id: str, error: Callable[[str], ApiError] | None = None) -> Cluster:
         cluster = self._cluster(cluster_id, error)
-        if cluster.state in CLOSING_CLUSTER:
+        if cluster.state in CLUSTER_ENDING:
             raise (error or _bad_request)(
                 f"The cluster {cluster_id} is in the state {cluster.state} and cannot be changed."
             )
@@ -671,7 +663,7 @@ class EmrApi(JsonApi):
 
     def _open_job_flow(self, cluster_id: str) -> Cluster:
         cluster = self._job_flow(cluster_id)
-        if cluster.state in CLOSING_CLUSTER:
+        if cluster.state in CLUSTER_ENDING:
             raise _invalid("A job flow that is shutting down, terminated, or finished may not be modified.")
         return cluster
 
@@ -679,7 +671,7 @@ class EmrApi(JsonApi):
         with self._changed:
             clusters = [self._job_flow(each) for each in params["JobFlowIds"]]
             for cluster in clusters:
-                if cluster.state in ENDED_CLUSTER:
+                if cluster.state in CLUSTER_ENDED:
                     raise _invalid(
                         "A job flow that is shutting down, terminated, or finished may not be modified."
                     )
@@ -709,7 +701,7 @@ class EmrApi(JsonApi):
         for cluster in self._machine.clusters.values():
             for pool in cluster.pools:
                 if pool.id == group_id and not cluster.uses_fleets and cluster_id in (None, cluster.id):
-                    if cluster.state in CLOSING_CLUSTER:
+                    if cluster.state in CLUSTER_ENDING:
                         raise _invalid("An instance group of a terminated job flow may not be modified.")
                     return cluster, pool
         raise _invalid(f"Instance group id '{group_id}' is not valid.")

@@ -10,7 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from airflow_emr_etl.local.emr.records import Cluster, ClusterState, Instance, Pool, Step, StepState
+from airflow_emr_etl.local.emr.records import Cluster, Instance, Pool, Step
+from airflow_emr_etl.models.states import ClusterState, StepState
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS cluster (id TEXT PRIMARY KEY, body TEXT NOT NULL);

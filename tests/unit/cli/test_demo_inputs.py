@@ -71,9 +71,9 @@ def test_staging_again_moves_nothing_and_takes_away_only_its_own(tmp_path: Path)
         (tmp_path / day).mkdir()
         (tmp_path / day / "a.log").write_text(day)
 
-    stage(bucket, tmp_path, ["2026-01-05", "2026-01-06"], "s3://b/access/", "", record)
-    stage(bucket, tmp_path, ["2026-01-05", "2026-01-06"], "s3://b/access/", "", record)
+    stage(bucket, tmp_path, ["2026-01-05", "2026-01-06"], "s3://b/access/", record)
+    stage(bucket, tmp_path, ["2026-01-05", "2026-01-06"], "s3://b/access/", record)
     assert bucket.uploads == 2
 
-    stage(bucket, tmp_path, ["2026-01-06"], "s3://b/access/", "", record)
+    stage(bucket, tmp_path, ["2026-01-06"], "s3://b/access/", record)
     assert sorted(bucket.objects) == ["access/dt=2026-01-05/mine.log", "access/dt=2026-01-06/a.log"]
