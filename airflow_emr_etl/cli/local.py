@@ -101,6 +101,8 @@ def status(state: State = DEFAULT_STATE) -> None:
             table.add_row("endpoint", instance.endpoint_url)
             table.add_row("pid", str(instance.pid))
             table.add_row("services", f"{', '.join(answer['services'])} and the small ones")
+            if count := answer.get("faults"):
+                table.add_row("faults", f"{count} set up on purpose (emr-etl local faults list)")
             table.add_row("state", str(folder.path))
             table.add_row("log", str(folder.log_file))
     Console().print(table)
@@ -158,9 +160,11 @@ def _was_rotated(descriptor: int, path: Path) -> bool:
 
 
 def _register() -> None:
+    from airflow_emr_etl.cli.local_faults import faults
     from airflow_emr_etl.cli.local_sql import sql
 
     app.command()(sql)
+    app.add_typer(faults, name="faults")
 
 
 _register()

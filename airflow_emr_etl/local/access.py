@@ -64,8 +64,12 @@ def bucket_in_host(host: str) -> str | None:
     return name.removesuffix(".localhost").removesuffix(".s3") if name.endswith(".localhost") else None
 
 
+def is_own_key(access_key: str, own: str) -> bool:
+    return hmac.compare_digest(access_key.encode(), own.encode())
+
+
 def is_known_key(access_key: str, own: str) -> bool:
-    return hmac.compare_digest(access_key.encode(), own.encode()) or _was_issued(access_key)
+    return is_own_key(access_key, own) or _was_issued(access_key)
 
 
 def _was_issued(access_key: str) -> bool:

@@ -155,9 +155,11 @@ def _rest_operations(service: str) -> dict[str, list[tuple[re.Pattern[str], str]
 
 @functools.lru_cache(maxsize=32)
 def service_model(service: str) -> ServiceModel:
-    import botocore.session
+    from botocore.loaders import create_loader
+    from botocore.model import ServiceModel
 
-    return botocore.session.Session().get_service_model(service)
+    # Without a session, which would want the profile that this process' environment may name.
+    return ServiceModel(create_loader().load_service_model(service, "service-2"), service_name=service)
 
 
 @functools.lru_cache(maxsize=1)

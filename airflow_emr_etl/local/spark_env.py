@@ -72,6 +72,13 @@ class SparkEnvironment:
             )
         return Path(spec.submodule_search_locations[0])
 
+    def example(self, name: str) -> Path:
+        """A program of PySpark's examples. Raises LocalAwsError when this PySpark brings none."""
+        found = self.home / "examples" / "src" / "main" / "python" / name
+        if not found.is_file():
+            raise LocalAwsError(f"The installed PySpark ({self.spark_version}) has no example {name}.")
+        return found
+
     @cached_property
     def spark_version(self) -> str:
         return version("pyspark")

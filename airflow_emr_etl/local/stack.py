@@ -28,6 +28,7 @@ from airflow_emr_etl.local.state import (
 
 if TYPE_CHECKING:
     from airflow_emr_etl.local.api import JsonApi
+    from airflow_emr_etl.local.fault_control import LocalFaults
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class LocalAws:
         self._services = services or _all_services
         self._apis: list[JsonApi] = []
         self._instance: Instance | None = None
+        self._faults: LocalFaults | None = None
         self._resources: contextlib.ExitStack | None = None
 
     @property
@@ -96,6 +98,13 @@ class LocalAws:
     def secret_key(self) -> str:
         return self.instance.secret_key
 
+    @property
+    def faults(self) -> LocalFaults:
+        """Lets calls and clusters go wrong on purpose. A start begins without any."""
+        if self._faults is None:
+            raise LocalAwsError("Local AWS is not started yet.")
+        return self._faults
+
     def env(self) -> dict[str, str]:
         """Environment variables that point boto3, the AWS CLI and Airflow at this instance."""
         return self.instance.env()
@@ -124,6 +133,7 @@ class LocalAws:
 
     def _start(self, resources: contextlib.ExitStack, *, detached: bool) -> None:
         _import_server()
+        from airflow_emr_etl.local.fault_control import LocalFaults
         from airflow_emr_etl.local.json_dispatch import JsonDispatch
         from airflow_emr_etl.local.moto_services import MotoServices
         from airflow_emr_etl.local.protocols import s3_operation
@@ -147,6 +157,8 @@ class LocalAws:
             api.start()
             self._apis.append(api)
             dispatches.append(JsonDispatch(api))
+        emr = next((api for api in self._apis if api.service == "emr"), None)
+        self._faults = LocalFaults(emr=getattr(emr, "faults", None))
         moto = MotoServices()
         _count(+1, moto)
         resources.callback(_count, -1, moto)
@@ -156,6 +168,7 @@ class LocalAws:
             s3=S3Service(store, s3_operation),
             services=dispatches,
             moto=moto,
+            faults=self._faults,
         )
         server = HttpServer(listener, app)
         resources.callback(server.stop)

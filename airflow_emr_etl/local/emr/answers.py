@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_emr_etl.local.emr.machine import wanted_instances
+from airflow_emr_etl.local.emr.provisioning import places, wanted_instances
 from airflow_emr_etl.local.emr.records import Cluster, Instance, Params, Pool, Step
 from airflow_emr_etl.models.states import CLUSTER_ENDING, CLUSTER_READY, ClusterState
 
@@ -28,6 +28,7 @@ def cluster_status(cluster: Cluster) -> Params:
         Timeline=present(
             CreationDateTime=cluster.created, ReadyDateTime=cluster.ready, EndDateTime=cluster.ended
         ),
+        ErrorDetails=cluster.errors or None,
     )
 
 
@@ -59,9 +60,9 @@ def cluster_detail(cluster: Cluster, spark_version: str) -> Params:
         **cluster_summary(cluster),
         Ec2InstanceAttributes=present(
             Ec2KeyName=instances.get("Ec2KeyName"),
-            Ec2SubnetId=subnets[0] if subnets else None,
+            Ec2SubnetId=cluster.subnet or (subnets[0] if subnets else None),
             RequestedEc2SubnetIds=subnets,
-            Ec2AvailabilityZone=zones[0] if zones else f"{REGION}a",
+            Ec2AvailabilityZone=cluster.zone or places(request)[0].zone,
             RequestedEc2AvailabilityZones=zones,
             IamInstanceProfile=request.get("JobFlowRole"),
             EmrManagedMasterSecurityGroup=instances.get("EmrManagedMasterSecurityGroup"),
@@ -158,7 +159,11 @@ def instance_detail(cluster: Cluster, instance: Instance) -> Params:
         Status=present(
             State=instance_state(cluster, instance),
             StateChangeReason=(
-                {"Code": "CLUSTER_TERMINATED", "Message": "Instance was terminated."} if ended else {}
+                {"Code": "INSTANCE_FAILURE", "Message": instance.lost}
+                if instance.lost
+                else {"Code": "CLUSTER_TERMINATED", "Message": "Instance was terminated."}
+                if ended
+                else {}
             ),
             Timeline=_timeline(instance),
         ),
@@ -225,7 +230,7 @@ def fleet_detail(cluster: Cluster, pool: Pool) -> Params:
 
 
 def wanted_market(cluster: Cluster, pool: Pool) -> str:
-    wanted = wanted_instances(cluster, pool)
+    wanted, _ = wanted_instances(cluster.uses_fleets, pool.config)
     return wanted[0].market if wanted else str(pool.config.get("Market") or "ON_DEMAND")
 
 

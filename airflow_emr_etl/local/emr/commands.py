@@ -42,6 +42,18 @@ _MEANT_FOR_YARN = re.compile(
 )
 _APPLICATION_MASTER_VARIABLE = "spark.yarn.appMasterEnv."
 _PYTHON_VARIABLES = frozenset(("PYSPARK_PYTHON", "PYSPARK_DRIVER_PYTHON", "PYTHONPATH"))
+_EXAMPLES = {
+    "SparkPi": "pi.py",
+    "JavaSparkPi": "pi.py",
+    "SparkALS": "als.py",
+    "SparkKMeans": "kmeans.py",
+    "SparkPageRank": "pagerank.py",
+    "JavaPageRank": "pagerank.py",
+    "SparkTC": "transitive_closure.py",
+    "JavaTC": "transitive_closure.py",
+    "JavaWordCount": "wordcount.py",
+}
+"""Spark's examples in Scala and Java whose port to Python, which takes the same arguments, comes with PySpark."""
 _NOT_HERE = {
     "hive": "Hive",
     "hive-script": "Hive",
@@ -80,6 +92,8 @@ class SparkRun:
     variables: dict[str, str] = field(default_factory=dict)
     cluster_mode: bool = False
     notes: list[str] = field(default_factory=list)
+    is_example: bool = False
+    """The main file is one of the Python examples that come with PySpark."""
 
 
 @dataclass
@@ -132,9 +146,36 @@ def translate(
         return _spark(words[1:], defaults, variables, notes, read_text, sql=False)
     if program == "spark-sql":
         return _spark(words[1:], defaults, variables, notes, read_text, sql=True)
-    if program in ("spark-example", "run-example", "spark-shell", "pyspark", "sparkR"):
+    if program in ("spark-example", "run-example"):
+        return _example(words, defaults, variables, notes, read_text)
+    if program in ("spark-shell", "pyspark", "sparkR"):
         raise UnsupportedStepError(f"Local AWS does not run {program}; use spark-submit or spark-sql.")
     return ProgramRun(words, variables, notes=notes)
+
+
+def _example(
+    words: list[str],
+    defaults: Mapping[str, str],
+    variables: Mapping[str, str],
+    notes: list[str],
+    read_text: Callable[[str], str],
+) -> SparkRun:
+    """``run-example [options of spark-submit] SparkPi [arguments]``: the example's port to Python."""
+    if len(words) < 2:
+        raise UnsupportedStepError(f"{words[0]} needs the name of an example, such as SparkPi.")
+    run = _spark(words[1:], defaults, variables, notes, read_text, sql=False)
+    asked = run.application[0]
+    name = asked.removeprefix("org.apache.spark.examples.")
+    script = _EXAMPLES.get(name)
+    if script is None:
+        raise UnsupportedStepError(
+            f"Local AWS does not run Spark's example {asked}: PySpark, which runs the steps here, brings no port of "
+            f"it to Python. It runs {', '.join(_EXAMPLES)}; use spark-submit for programs of your own."
+        )
+    run.is_example = True
+    run.application[0] = script
+    run.notes.append(f"{asked} runs as its port to Python, {script} of PySpark's examples.")
+    return run
 
 
 def cluster_settings(configurations: Iterable[Params]) -> tuple[dict[str, str], dict[str, str], list[str]]:

@@ -9,12 +9,21 @@ Rules that are EMR's own are in its API reference under RunJobFlow, StepConfig a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
+from airflow_emr_etl.local.emr.faults import EmrFaults
+from airflow_emr_etl.local.emr.provisioning import (
+    Place,
+    Plan,
+    WantedInstance,
+    explain,
+    places,
+    plan,
+    spot_timeout,
+    wanted_instances,
+)
 from airflow_emr_etl.local.emr.records import (
     ON_NODE_STEP,
     Cluster,
@@ -37,6 +46,10 @@ from airflow_emr_etl.models.states import (
     StepState,
 )
 
+_SPOT_DOCS = (
+    "https://docs.aws.amazon.com/emr/latest/ManagementGuide/INTERNAL_ERROR_SPOT_NO_CAPACITY_PRIMARY.html"
+)
+
 
 @dataclass(frozen=True)
 class Pace:
@@ -45,28 +58,37 @@ class Pace:
     starting: timedelta = timedelta(milliseconds=300)
     bootstrapping: timedelta = timedelta(milliseconds=200)
     terminating: timedelta = timedelta(milliseconds=300)
+    spot_minute: timedelta = timedelta(milliseconds=200)
+    """A minute of a fleet's Spot provisioning timeout."""
 
 
 class Machine:
     """All clusters and what becomes of them. Not thread-safe: the caller holds a lock."""
 
-    def __init__(self, new_id: Callable[[str], str], pace: Pace | None = None) -> None:
+    def __init__(
+        self, new_id: Callable[[str], str], pace: Pace | None = None, faults: EmrFaults | None = None
+    ) -> None:
         """``new_id("j-")`` returns a fresh id with that prefix."""
         self.clusters: dict[str, Cluster] = {}
         self.effects: list[Start | End] = []
         self.changed: set[str] = set()
         self._new_id = new_id
         self._pace = pace or Pace()
+        self._faults = faults
+        self._last_sequence = 0
 
     # Clusters
 
     def create(self, request: Params, now: datetime) -> Cluster:
         instances = request["Instances"]
+        if not self._last_sequence:
+            self._last_sequence = max((each.sequence for each in self.clusters.values()), default=0)
+        self._last_sequence += 1
         cluster = Cluster(
             id=self._new_id("j-"),
             request={key: value for key, value in request.items() if key != "Steps"},
             created=now,
-            sequence=1 + max((each.sequence for each in self.clusters.values()), default=0),
+            sequence=self._last_sequence,
             uses_fleets=bool(instances.get("InstanceFleets")),
             due=now + self._pace.starting,
             keep_alive=bool(instances.get("KeepJobFlowAliveWhenNoSteps", False)),
@@ -139,7 +161,7 @@ class Machine:
     def resize(self, cluster: Cluster, pool: Pool, changes: Params, now: datetime) -> None:
         """Take ``changes`` over into the pool's configuration and give it the instances that it then asks for."""
         pool.config = {**pool.config, **changes}
-        wanted = wanted_instances(cluster, pool)
+        wanted, _ = wanted_instances(cluster.uses_fleets, pool.config)
         for market in ("ON_DEMAND", "SPOT"):
             want = [each for each in wanted if each.market == market]
             have = [
@@ -149,8 +171,14 @@ class Machine:
             ]
             for surplus in have[len(want) :]:
                 surplus.ended = now
-            for missing in want[len(have) :]:
-                self._new_instance(cluster, pool, missing, now)
+            missing = want[len(have) :]
+            lacks = self._lacks_here(cluster)
+            if missing and lacks is not None and lacks(missing[0].type, market):
+                # A fleet has other types; a group goes on asking for its one.
+                others, _ = wanted_instances(cluster.uses_fleets, pool.config, lacks)
+                missing = [each for each in others if each.market == market][: len(missing)]
+            for each in missing:
+                self._new_instance(cluster, pool, each, now)
         if cluster.state in CLUSTER_READY:
             self._make_ready(cluster, now)
         self._touch(cluster)
@@ -160,6 +188,8 @@ class Machine:
     def next_due(self) -> datetime | None:
         """When :meth:`advance` has something to do, if nothing else happens before."""
         times = [each.due for each in self.clusters.values() if each.due and each.state not in CLUSTER_ENDED]
+        if self._faults is not None and (loss := self._faults.next_loss(self.clusters)) is not None:
+            times.append(loss)
         return min(times, default=None)
 
     def advance(self, now: datetime) -> None:
@@ -168,6 +198,9 @@ class Machine:
             while cluster.due is not None and cluster.due <= now and cluster.state not in CLUSTER_ENDED:
                 cluster.due = None
                 self._step_forward(cluster, now)
+        if self._faults is not None:
+            for cluster, role in self._faults.losses(self.clusters, now):
+                self._lose_spot(cluster, role, now)
 
     def job_ended(self, key: str, outcome: Outcome, now: datetime) -> None:
         """A job that a :class:`Start` asked for has ended, for whatever reason."""
@@ -201,9 +234,10 @@ class Machine:
     def _step_forward(self, cluster: Cluster, now: datetime) -> None:
         match cluster.state:
             case ClusterState.STARTING:
-                cluster.state = ClusterState.BOOTSTRAPPING
-                if not self._start_bootstrap(cluster):
-                    cluster.due = now + self._pace.bootstrapping
+                if self._provision(cluster, now):
+                    cluster.state = ClusterState.BOOTSTRAPPING
+                    if not self._start_bootstrap(cluster):
+                        cluster.due = now + self._pace.bootstrapping
             case ClusterState.BOOTSTRAPPING:
                 self._ready(cluster, now)
             case ClusterState.WAITING:
@@ -395,13 +429,100 @@ class Machine:
         for pool in cluster.pools:
             pool.ended = pool.ended or now
 
+    # Machines
+
+    def _provision(self, cluster: Cluster, now: datetime) -> bool:
+        """Choose the place and the machines; False when there are none, with what follows from that under way."""
+        if self._faults is None or not self._faults.lack_capacity:
+            here = places(cluster.request)[0]
+            cluster.subnet, cluster.zone = here.subnet, here.zone
+            return True
+        chosen = plan(cluster, self._lacks(cluster))
+        wait = spot_timeout(cluster, chosen.missing, self._pace.spot_minute)
+        if wait is not None:
+            if now < cluster.created + wait:
+                cluster.due = cluster.created + wait
+                return False
+            chosen = plan(cluster, self._lacks(cluster), switched=True)
+        if chosen.missing:
+            message, detail = explain(chosen.missing[0])
+            code = "INTERNAL_ERROR"
+            if wait is not None and spot_timeout(cluster, chosen.missing, self._pace.spot_minute) is not None:
+                code = "INSTANCE_FLEET_TIMEOUT"
+                message = f"The Spot provisioning timeout of the cluster has expired. {message}"
+            cluster.subnet, cluster.zone = chosen.place.subnet, chosen.place.zone
+            cluster.errors.append(detail)
+            self._close(cluster, code, message, now)
+            return False
+        self._settle_in(cluster, chosen, now)
+        return True
+
+    def _settle_in(self, cluster: Cluster, chosen: Plan, now: datetime) -> None:
+        cluster.subnet, cluster.zone = chosen.place.subnet, chosen.place.zone
+        for pool in cluster.pools:
+            wanted = chosen.instances[pool.id]
+            have = [each for each in cluster.instances if each.pool == pool.id]
+            if [(each.type, each.market) for each in have] != [(each.type, each.market) for each in wanted]:
+                cluster.instances = [each for each in cluster.instances if each.pool != pool.id]
+                for each in wanted:
+                    self._new_instance(cluster, pool, each, now)
+
+    def _lacks(self, cluster: Cluster) -> Callable[[str, str, Place], bool]:
+        def lacks(instance_type: str, market: str, place: Place) -> bool:
+            assert self._faults is not None
+            return self._faults.lacks(cluster.id, instance_type, market, place.subnet, place.zone)
+
+        return lacks
+
+    def _lacks_here(self, cluster: Cluster) -> Callable[[str, str], bool] | None:
+        """For machines that are added to a cluster which has its place."""
+        if self._faults is None or cluster.zone is None:
+            return None
+        here, lacks = Place(cluster.subnet, cluster.zone), self._lacks(cluster)
+        return lambda instance_type, market: lacks(instance_type, market, here)
+
+    def _lose_spot(self, cluster: Cluster, role: str | None, now: datetime) -> None:
+        """EC2 takes the cluster's Spot instances. What EMR does then is in the best practices for Spot:
+
+        https://docs.aws.amazon.com/emr/latest/ManagementGuide/emr-plan-instances-guidelines.html
+        """
+        lost = [
+            each
+            for each in cluster.instances
+            if each.market == "SPOT" and each.ended is None and role in (None, each.role)
+        ]
+        for each in lost:
+            each.ended = now
+            each.lost = "Instance was terminated by EC2: Spot capacity was reclaimed."
+        self._touch(cluster)
+        roles = {each.role for each in lost}
+        primary = next((each for each in lost if each.role == "MASTER"), None)
+        if primary is not None:
+            message = "The master node was terminated."
+            detail: Params = {"primary-instance-id": primary.ec2_id, "instance-type": primary.type}
+            cluster.errors.append(
+                {
+                    "ErrorCode": "INTERNAL_ERROR_SPOT_NO_CAPACITY_PRIMARY",
+                    "ErrorData": [
+                        {**detail, "availability-zone": cluster.zone or "", "public-doc": _SPOT_DOCS}
+                    ],
+                    "ErrorMessage": message,
+                }
+            )
+            self._close(cluster, "INSTANCE_FAILURE", message, now)
+        elif "CORE" in roles and not any(
+            each.role == "CORE" and each.ended is None for each in cluster.instances
+        ):
+            message = "All slaves in the job flow were terminated due to Spot"
+            self._close(cluster, "INSTANCE_FAILURE", message, now)
+
     # Pools and instances
 
     def _new_pool(self, cluster: Cluster, config: Params, now: datetime) -> Pool:
         role = config["InstanceFleetType"] if cluster.uses_fleets else config["InstanceRole"]
         pool = Pool(self._new_id("if-" if cluster.uses_fleets else "ig-"), role, config, now)
         cluster.pools.append(pool)
-        for wanted in wanted_instances(cluster, pool):
+        for wanted in wanted_instances(cluster.uses_fleets, config, self._lacks_here(cluster))[0]:
             self._new_instance(cluster, pool, wanted, now)
         self._touch(cluster)
         return pool
@@ -424,17 +545,11 @@ class Machine:
     def _make_ready(cluster: Cluster, now: datetime) -> None:
         members: list[Instance | Pool] = [*cluster.instances, *cluster.pools]
         for each in members:
-            each.ready = each.ready or now
+            if each.ended is None:
+                each.ready = each.ready or now
 
     def _touch(self, cluster: Cluster) -> None:
         self.changed.add(cluster.id)
-
-
-@dataclass(frozen=True)
-class WantedInstance:
-    type: str
-    market: str
-    weight: int
 
 
 def requested_pools(instances: Params) -> list[Params]:
@@ -450,25 +565,6 @@ def requested_pools(instances: Params) -> list[Params]:
         groups.append({"InstanceRole": "CORE", "InstanceType": core, "InstanceCount": count - 1})
     names = {"MASTER": "Master Instance Group", "CORE": "Core Instance Group"}
     return [{"Name": names[group["InstanceRole"]], "Market": "ON_DEMAND", **group} for group in groups]
-
-
-def wanted_instances(cluster: Cluster, pool: Pool) -> list[WantedInstance]:
-    """What a pool's configuration asks for. A fleet is filled from its first type."""
-    config: dict[str, Any] = pool.config
-    if not cluster.uses_fleets:
-        market = config.get("Market") or ("SPOT" if config.get("BidPrice") else "ON_DEMAND")
-        return [WantedInstance(config["InstanceType"], market, 1)] * int(config["InstanceCount"])
-    types = config.get("InstanceTypeConfigs") or [{"InstanceType": "m5.xlarge"}]
-    first = min(types, key=lambda each: each.get("Priority", 0.0))
-    weight = int(first.get("WeightedCapacity") or 1)
-    wanted: list[WantedInstance] = []
-    for market, target in (
-        ("ON_DEMAND", config.get("TargetOnDemandCapacity")),
-        ("SPOT", config.get("TargetSpotCapacity")),
-    ):
-        count = math.ceil(int(target or 0) / weight)
-        wanted += [WantedInstance(first["InstanceType"], market, weight)] * count
-    return wanted
 
 
 def active_steps(cluster: Cluster) -> int:

@@ -56,6 +56,8 @@ class Instance:
     created: datetime
     ready: datetime | None = None
     ended: datetime | None = None
+    lost: str | None = None
+    """Why EC2 took it away; None: it did not."""
 
 
 @dataclass
@@ -92,6 +94,11 @@ class Cluster:
     bootstraps_done: int = 0
     final_state: ClusterState | None = None
     """What TERMINATING leads to."""
+    subnet: str | None = None
+    """Where its machines are, once they are chosen."""
+    zone: str | None = None
+    errors: list[Params] = field(default_factory=list)
+    """``ErrorDetails`` of its status."""
     keep_alive: bool = False
     protected: bool = False
     visible: bool = True

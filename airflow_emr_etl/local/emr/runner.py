@@ -97,6 +97,7 @@ class ProcessRunner:
         ledger: ProcessLedger,
         state_id: str,
         grace_seconds: float = GRACE_SECONDS,
+        after_log_delay: Callable[[Callable[[], None]], None] = lambda publish: publish(),
     ) -> None:
         self._state = state.absolute()
         self._objects = objects.absolute()
@@ -105,6 +106,7 @@ class ProcessRunner:
         self._ledger = ledger
         self._state_id = state_id
         self._grace = grace_seconds
+        self.after_log_delay = after_log_delay
         self._lock = threading.Lock()
         self._running: dict[str, _Running] = {}
         self._closed = False
@@ -291,6 +293,8 @@ class _JobRun:
 
     def _spark(self, run: SparkRun) -> int:
         spark = self._runner.spark
+        if run.is_example:
+            run.application[0] = str(spark.example(run.application[0]))
         limit = spark.memory_limit_mib
         memory = memory_mib(run.memory, DEFAULT_DRIVER_MEMORY_MIB, limit)
         if run.memory is not None and memory_mib(run.memory, 0, 1 << 40) > limit:
@@ -432,25 +436,42 @@ class _JobRun:
         base = f"{uri.rstrip('/')}/{self._job.cluster_id}/"
         try:
             folder = folder_of(uri, self._runner.objects) / self._job.cluster_id
-            relative = Path(*_log_path(self._job).parts[1:])
-            (self._logs / "syslog").touch()
-            for name in ("stdout", "stderr", "syslog", "controller"):
-                publish(self._logs / name, folder / relative / f"{name}.gz")
-            where = f"{base}{relative.as_posix()}/"
-            if container := self._container_logs():
-                # On EMR the step's own stdout stays empty here. Whoever looks there first, as people do,
-                # shall find the output on a laptop too.
-                if (container / "stdout").exists():
-                    publish(container / "stdout", folder / relative / "stdout.gz")
-                within = Path("containers") / container.relative_to(self._logs)
-                for name in ("stdout", "stderr"):
-                    publish(container / name, folder / within / f"{name}.gz")
-                where = f"{base}{within.as_posix()}/"
-        except (LogUriError, OSError) as error:
-            self._note(f"ERROR The logs could not be written to {uri}: {error}. They are in {self._logs}.")
+        except LogUriError as error:
+            self._failed_to_publish(uri, error)
             return None
-        shutil.rmtree(self._logs, ignore_errors=True)
-        return where
+        relative = Path(*_log_path(self._job).parts[1:])
+        container = self._container_logs()
+        within = Path("containers") / container.relative_to(self._logs) if container else None
+        failures: list[OSError] = []
+
+        def write() -> None:
+            try:
+                self._write_logs(folder, relative, within)
+            except OSError as error:
+                failures.append(error)
+                self._failed_to_publish(uri, error)
+            else:
+                shutil.rmtree(self._logs, ignore_errors=True)
+
+        self._runner.after_log_delay(write)
+        return None if failures else f"{base}{(within or relative).as_posix()}/"
+
+    def _write_logs(self, folder: Path, relative: Path, within: Path | None) -> None:
+        (self._logs / "syslog").touch()
+        for name in ("stdout", "stderr", "syslog", "controller"):
+            publish(self._logs / name, folder / relative / f"{name}.gz")
+        container = self._container_logs()
+        if within is None or container is None:
+            return
+        # On EMR the step's own stdout stays empty here. Whoever looks there first, as people do,
+        # shall find the output on a laptop too.
+        if (container / "stdout").exists():
+            publish(container / "stdout", folder / relative / "stdout.gz")
+        for name in ("stdout", "stderr"):
+            publish(container / name, folder / within / f"{name}.gz")
+
+    def _failed_to_publish(self, uri: str, error: Exception) -> None:
+        self._note(f"ERROR The logs could not be written to {uri}: {error}. They are in {self._logs}.")
 
 
 def _log_path(job: Job) -> Path:

@@ -6,6 +6,7 @@ import base64
 import binascii
 import contextlib
 import fcntl
+import heapq
 import json
 import secrets
 import string
@@ -18,12 +19,13 @@ from typing import IO, Any, ClassVar, TypeVar
 from airflow_emr_etl.exceptions import LocalAwsError
 from airflow_emr_etl.local.api import ApiError, JsonApi
 from airflow_emr_etl.local.emr import answers
+from airflow_emr_etl.local.emr.faults import EmrFaults
 from airflow_emr_etl.local.emr.machine import Machine, Pace, active_steps, requested_pools
 from airflow_emr_etl.local.emr.processes import end_session, marked_sessions, start_time
 from airflow_emr_etl.local.emr.records import Cluster, Outcome, Params, Pool, Start, StopSignal
 from airflow_emr_etl.local.emr.releases import RELEASE_LABELS, release_version
 from airflow_emr_etl.local.emr.runner import ProcessRunner, StepRunner
-from airflow_emr_etl.local.emr.store import Store
+from airflow_emr_etl.local.emr.store import MemoryStore, Records, Store
 from airflow_emr_etl.local.spark_env import SparkEnvironment
 from airflow_emr_etl.models.states import CLUSTER_ENDED, CLUSTER_ENDING
 
@@ -49,22 +51,29 @@ class EmrApi(JsonApi):
 
     What EMR keeps on the account's side is in ``state``; objects are files under ``objects``. ``environment``
     gives the variables with which a step reaches AWS. With a ``clock`` of one's own, time moves only when
-    :meth:`tick` is called; with a ``runner`` of one's own, no process is started.
+    :meth:`tick` is called; with a ``runner`` of one's own, no process is started. Without ``state``, which
+    needs both, nothing is written: for simulations, where a call then costs a fraction of a millisecond.
+    ``new_id("j-")`` makes ids, for runs that are to be repeatable. ``faults`` lets things go wrong on EMR's side.
     """
 
     service: ClassVar[str] = "emr"
 
     def __init__(
         self,
-        state: Path,
-        objects: Path,
-        environment: Callable[[], dict[str, str]],
+        state: Path | None,
+        objects: Path | None = None,
+        environment: Callable[[], dict[str, str]] = dict,
         *,
         clock: Callable[[], datetime] | None = None,
         runner: StepRunner | None = None,
         pace: Pace | None = None,
         spark: SparkEnvironment | None = None,
+        new_id: Callable[[str], str] | None = None,
     ) -> None:
+        if state is None and (clock is None or runner is None):
+            raise ValueError("Without a state folder EMR needs a clock and a runner of its own.")
+        if objects is None and runner is None:
+            raise ValueError("Without a runner of one's own the steps need the folder of the objects.")
         self._state = state
         self._objects = objects
         self._environment = environment
@@ -72,9 +81,17 @@ class EmrApi(JsonApi):
         self._drives_itself = clock is None
         self._given_runner = runner
         self._spark = spark or SparkEnvironment()
-        self._machine = Machine(_new_id, pace)
         self._changed = threading.Condition(threading.RLock())
-        self._store: Store | None = None
+        self.faults = EmrFaults(
+            self._clock,
+            self._changed,
+            self._changed.notify_all,
+            lambda cluster_id: cluster_id in self._machine.clusters,
+        )
+        self._machine = Machine(new_id or _new_id, pace, self.faults)
+        self._store: Records | None = None
+        self._later: list[tuple[datetime, int, Callable[[], None]]] = []
+        self._later_count = 0
         self._runner: StepRunner | None = None
         self._driver: threading.Thread | None = None
         self._lock_file: IO[str] | None = None
@@ -88,21 +105,19 @@ class EmrApi(JsonApi):
         Raises:
             LocalAwsError: another server uses this state folder.
         """
-        self._state.mkdir(parents=True, exist_ok=True)
-        self._lock_file = self._lock_state()
         self._stopping = False
-        self._store = store = Store(self._state / "emr.sqlite")
-        state_id = store.setting("state_id", None) or secrets.token_hex(16)
-        store.save_setting("state_id", state_id)
-        self._end_orphans(store, state_id)
-        self._runner = self._given_runner or ProcessRunner(
-            state=self._state,
-            objects=self._objects,
-            environment=self._environment,
-            spark=self._spark,
-            ledger=_Ledger(self, store),
-            state_id=state_id,
-        )
+        store: Records
+        if self._state is None:
+            self._store = store = MemoryStore()
+            self._runner = self._given_runner
+        else:
+            self._state.mkdir(parents=True, exist_ok=True)
+            self._lock_file = self._lock_state(self._state)
+            self._store = store = Store(self._state / "emr.sqlite")
+            state_id = store.setting("state_id", None) or secrets.token_hex(16)
+            store.save_setting("state_id", state_id)
+            self._end_orphans(store, state_id)
+            self._runner = self._given_runner or self._process_runner(self._state, store, state_id)
         with self._changed:
             self._machine.clusters = {each.id: each for each in store.clusters()}
             self._machine.interrupted(self._clock())
@@ -110,6 +125,18 @@ class EmrApi(JsonApi):
         if self._drives_itself:
             self._driver = threading.Thread(target=self._drive, name="emr-clock", daemon=True)
             self._driver.start()
+
+    def _process_runner(self, state: Path, store: Records, state_id: str) -> ProcessRunner:
+        assert self._objects is not None
+        return ProcessRunner(
+            state=state,
+            objects=self._objects,
+            environment=self._environment,
+            spark=self._spark,
+            ledger=_Ledger(self, store),
+            state_id=state_id,
+            after_log_delay=self.after_log_delay,
+        )
 
     def stop(self) -> None:
         with self._changed:
@@ -123,6 +150,10 @@ class EmrApi(JsonApi):
         assert self._runner is not None
         self._runner.close()
         self._spark.close()
+        with self._changed:
+            later, self._later = self._later, []
+        for _, _, action in sorted(later, key=lambda each: each[:2]):
+            action()  # what was only late is not lost
         with self._changed:
             self._store.forget_process()
             self._store.close()
@@ -139,22 +170,50 @@ class EmrApi(JsonApi):
     def tick(self) -> None:
         """Make the changes of state that are due by the clock."""
         with self._changed:
-            self._machine.advance(self._clock())
+            now = self._clock()
+            self._machine.advance(now)
             self._settle()
+            actions = []
+            while self._later and self._later[0][0] <= now:
+                actions.append(heapq.heappop(self._later)[2])
+        for action in actions:
+            if self._drives_itself:  # not under the lock of all of EMR, which the caller holds
+                threading.Thread(target=action, name="emr-late-logs", daemon=True).start()
+            else:
+                action()
 
-    def _lock_state(self) -> IO[str]:
-        file = (self._state / "lock").open("w")
+    def next_due(self) -> datetime | None:
+        """When :meth:`tick` has something to do next, if nothing else happens before."""
+        with self._changed:
+            due = self._machine.next_due()
+            late = self._later[0][0] if self._later else None
+            return min((each for each in (due, late) if each is not None), default=None)
+
+    def after_log_delay(self, publish: Callable[[], None]) -> None:
+        """Carry out ``publish`` when the log of a step that has ended now may be seen."""
+        with self._changed:
+            wait = self.faults.logs_wait
+            if wait and not self._stopping:
+                self._later_count += 1
+                heapq.heappush(self._later, (self._clock() + wait, self._later_count, publish))
+                self._changed.notify_all()
+                return
+        publish()
+
+    @staticmethod
+    def _lock_state(state: Path) -> IO[str]:
+        file = (state / "lock").open("w")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             file.close()
             raise LocalAwsError(
-                f"Another local AWS uses the state folder {self._state}. Stop it, or choose another folder."
+                f"Another local AWS uses the state folder {state}. Stop it, or choose another folder."
             ) from error
         return file
 
     @staticmethod
-    def _end_orphans(store: Store, state_id: str) -> None:
+    def _end_orphans(store: Records, state_id: str) -> None:
         sessions = marked_sessions(state_id)
         # Where there is no /proc to find them by their mark: by number and start time together.
         sessions |= {pid for pid, started in store.processes() if started and start_time(pid) == started}
@@ -166,7 +225,7 @@ class EmrApi(JsonApi):
         with self._changed:
             while not self._stopping:
                 self.tick()
-                due = self._machine.next_due()
+                due = self.next_due()
                 wait = None if due is None else max(0.0, (due - self._clock()).total_seconds()) + 0.001
                 self._changed.wait(wait)
 
@@ -223,6 +282,7 @@ class EmrApi(JsonApi):
                 if (not states or each.state in states)
                 and (after is None or each.created >= _utc(after))
                 and (before is None or each.created <= _utc(before))
+                and self._is_listed(each.created)
             ]
             return _page("Clusters", found, params, lambda each: each.id, answers.cluster_summary)
 
@@ -239,6 +299,7 @@ class EmrApi(JsonApi):
                 and (not states or answers.job_flow_state(each) in states)
                 and (after is None or each.created >= _utc(after))
                 and (before is None or each.created <= _utc(before))
+                and (ids or self._is_listed(each.created))
             ]
             return {"JobFlows": [answers.job_flow_detail(each) for each in found[:512]]}
 
@@ -330,7 +391,9 @@ class EmrApi(JsonApi):
             found = [
                 each
                 for each in reversed(cluster.steps[-MAX_STEPS_SHOWN:])
-                if (not ids or each.id in ids) and (not states or each.state in states)
+                if (not ids or each.id in ids)
+                and (not states or each.state in states)
+                and self._is_listed(each.created)
             ]
             return _page("Steps", found, params, lambda each: each.id, answers.step_summary)
 
@@ -638,8 +701,12 @@ class EmrApi(JsonApi):
 
     # Looking up
 
+    def _is_listed(self, created: datetime) -> bool:
+        return not self.faults.lags or self.faults.is_listed(created, self._clock())
+
     def _newest_first(self) -> list[Cluster]:
-        return sorted(self._machine.clusters.values(), key=lambda each: each.sequence, reverse=True)
+        # They are kept in the order of their creation.
+        return list(reversed(self._machine.clusters.values()))
 
     def _cluster(self, cluster_id: str, error: Callable[[str], ApiError] | None = None) -> Cluster:
         cluster = self._machine.clusters.get(cluster_id)
@@ -728,7 +795,7 @@ class EmrApi(JsonApi):
 
 
 class _Ledger:
-    def __init__(self, api: EmrApi, store: Store) -> None:
+    def __init__(self, api: EmrApi, store: Records) -> None:
         self._api = api
         self._store = store
 

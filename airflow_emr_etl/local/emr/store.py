@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from airflow_emr_etl.local.emr.records import Cluster, Instance, Pool, Step
 from airflow_emr_etl.models.states import ClusterState, StepState
@@ -18,6 +18,60 @@ CREATE TABLE IF NOT EXISTS cluster (id TEXT PRIMARY KEY, body TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS setting (key TEXT PRIMARY KEY, body TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS process (key TEXT PRIMARY KEY, pid INTEGER NOT NULL, started TEXT NOT NULL);
 """
+
+
+class Records(Protocol):
+    """What EMR remembers: clusters with their steps, account-wide settings, and the processes that run."""
+
+    def close(self) -> None: ...
+
+    def clusters(self) -> list[Cluster]:
+        """Oldest first."""
+
+    def save(self, clusters: Iterable[Cluster]) -> None: ...
+
+    def setting(self, key: str, default: Any) -> Any: ...
+
+    def save_setting(self, key: str, value: Any) -> None: ...
+
+    def processes(self) -> list[tuple[int, str]]: ...
+
+    def save_process(self, key: str, pid: int, started: str) -> None: ...
+
+    def forget_process(self, key: str | None = None) -> None: ...
+
+
+class MemoryStore:
+    """Remembers until EMR is stopped."""
+
+    def __init__(self) -> None:
+        self._clusters: dict[str, Cluster] = {}
+        self._settings: dict[str, Any] = {}
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def clusters(self) -> list[Cluster]:
+        return sorted(self._clusters.values(), key=lambda each: each.sequence)
+
+    def save(self, clusters: Iterable[Cluster]) -> None:
+        for each in clusters:
+            self._clusters[each.id] = each
+
+    def setting(self, key: str, default: Any) -> Any:
+        return self._settings.get(key, default)
+
+    def save_setting(self, key: str, value: Any) -> None:
+        self._settings[key] = value
+
+    def processes(self) -> list[tuple[int, str]]:
+        return []
+
+    def save_process(self, key: str, pid: int, started: str) -> None:
+        """No process of this store is left over when the program ends."""
+
+    def forget_process(self, key: str | None = None) -> None:
+        """As above."""
 
 
 class Store:

@@ -195,6 +195,13 @@ def _route(method: str, level: str, subresource: str | None = None) -> Callable[
     return register
 
 
+def _meaning(request: S3Request) -> tuple[str, str, str | None]:
+    """(method, level, subresource), by which an operation is found."""
+    level = "object" if request.key else "bucket" if request.bucket else "service"
+    copies = request.method == "PUT" and request.header("x-amz-copy-source")
+    return "COPY" if copies else request.method, level, request.subresource
+
+
 class S3Service:
     """Answers requests. ``name_operation(method, level, subresource)`` names what is not supported."""
 
@@ -239,16 +246,18 @@ class S3Service:
             error.status, {"content-type": "application/xml", **error.headers}, b"" if without_body else body
         )
 
+    def operation(self, request: S3Request) -> str:
+        """The name that botocore has for what is asked, whether or not it is supported."""
+        method, level, subresource = _meaning(request)
+        handler = _ROUTES.get((method, level, subresource))
+        if handler is S3Service.list_objects:
+            return "ListObjectsV2" if request.args.get("list-type") == "2" else "ListObjects"
+        if handler is not None and handler not in _SHARED_HANDLERS:
+            return "".join(word.capitalize() for word in handler.__name__.split("_"))
+        return self._name_operation(request.method, level, subresource)
+
     def _handle(self, request: S3Request) -> S3Response:
-        if not request.bucket:
-            level = "service"
-        elif not request.key:
-            level = "bucket"
-        else:
-            level = "object"
-        method, subresource = request.method, request.subresource
-        if method == "PUT" and request.header("x-amz-copy-source"):
-            method = "COPY"
+        method, level, subresource = _meaning(request)
         handler = _ROUTES.get((method, level, subresource))
         if handler is None:
             raise not_implemented(f"s3:{self._name_operation(request.method, level, subresource)}")
@@ -926,6 +935,17 @@ for _name in _NEVER_SET:
 for _name in _EMPTY_DOCUMENTS:
     _ROUTES[("GET", "bucket", _name)] = S3Service.get_empty_document
     _ROUTES[("PUT", "bucket", _name)] = S3Service.put_empty_document
+_SHARED_HANDLERS = frozenset(
+    {
+        S3Service.get_document,
+        S3Service.put_document,
+        S3Service.delete_document,
+        S3Service.get_never_set,
+        S3Service.get_empty_document,
+        S3Service.put_empty_document,
+        S3Service.put_acl,
+    }
+)
 
 
 class FileSlice:

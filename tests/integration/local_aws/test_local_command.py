@@ -224,3 +224,49 @@ def test_it_is_a_command_of_emr_etl(tmp_path):
         [script, "local", "status", "--state", str(tmp_path)], capture_output=True, text=True
     )
     assert done.returncode == 3, done.stderr
+
+
+def test_faults_are_set_up_shown_and_cleared(state):
+    early = emr_etl("faults", "list", state=state)
+    assert (early.returncode, early.stderr.startswith("Error: ")) == (1, True)
+    emr_etl("start", state=state)
+
+    def faults(*arguments):
+        found = emr_etl("faults", *arguments, state=state)
+        assert found.returncode == 0, found.stderr
+        return found.stdout.strip()
+
+    assert faults("list") == "No faults are set up."
+    added = faults("add", "emr:RunJobFlow", "timeout", "--after", "--nth", "1")
+    assert added == "fault-1: timeout after emr:RunJobFlow, at call 1"
+    assert faults("add", "s3:*", "500", "--probability", "0.5", "--times", "3").startswith(
+        "fault-2: 500 before"
+    )
+    assert faults("capacity", "--type", "m5.xlarge", "--market", "SPOT", "--times", "2").endswith(
+        "no SPOT m5.xlarge, at most 2 clusters"
+    )
+    spot_loss = faults("spot-loss", "--after", "30", "--role", "TASK")
+    assert spot_loss == "spot-loss-2: every cluster loses its TASK Spot instances after 30 s"
+    faults("lag", "10")
+    faults("delay-logs", "60")
+    listed = faults("list").splitlines()
+    assert listed[0] == f"{added} - 0 calls, 0 went wrong"
+    assert listed[1].startswith("fault-2: 500 before s3:*, at most 3 times, with probability 0.5 (seed 0)")
+    assert listed[2:] == [
+        "capacity-1: no SPOT m5.xlarge, at most 2 clusters - hit: none",
+        f"{spot_loss} - hit: none",
+        "new clusters and steps are listed after 10 s",
+        "logs of steps come 60 s late",
+    ]
+    assert "6 set up on purpose" in emr_etl("status", state=state).stdout
+    assert faults("clear", "capacity-1") == "capacity-1 is cleared."
+    assert len(json.loads(faults("list", "--json"))["emr"]["rules"]) == 1
+    for arguments, said in [
+        (("add", "emr:runjobflow", "timeout"), "Did you mean emr:RunJobFlow?"),
+        (("spot-loss", "j-1"), "There is no cluster 'j-1'"),
+        (("clear", "capacity-1"), "There is no fault rule 'capacity-1'"),
+    ]:
+        refused = emr_etl("faults", *arguments, state=state)
+        assert (refused.returncode, said in refused.stderr) == (1, True)
+    assert faults("clear") == "All faults are cleared."
+    assert faults("list") == "No faults are set up."

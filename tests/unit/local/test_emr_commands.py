@@ -138,3 +138,34 @@ def test_properties_are_read_back_as_written() -> None:
     properties = {"spark.a": "x y=z:#!", "spark.b": "", "spark.c": "--add-opens=a/b=ALL"}
     assert read_properties(write_properties(properties)) == properties
     assert write_properties({"k": " é\\\n"}) == "k=\\ \\u00e9\\\\\\n\n"
+
+
+@pytest.mark.parametrize("program", ["/usr/lib/spark/bin/run-example", "run-example", "spark-example"])
+def test_an_example_of_spark_runs_as_its_port_to_python(program: str) -> None:
+    run = spark(program, "SparkPi", "10")
+    assert (run.is_example, run.application) == (True, ["pi.py", "10"])
+    assert "SparkPi runs as its port to Python, pi.py of PySpark's examples." in run.notes
+    run = spark(program, "--master", "yarn", "org.apache.spark.examples.JavaWordCount", "s3://data/in/")
+    assert run.application == ["wordcount.py", "s3://data/in/"]
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (["run-example", "SparkLR"], "no port of it to Python. It runs SparkPi, "),
+        (["run-example", "streaming.NetworkWordCount", "h", "1"], "does not run Spark's example streaming"),
+        (["run-example"], "name of an example"),
+        (["run-example", "--master", "yarn"], "no application"),
+        (["/usr/lib/spark/bin/spark-shell"], "does not run spark-shell"),
+    ],
+)
+def test_other_examples_are_refused(words: list[str], match: str) -> None:
+    with pytest.raises(UnsupportedStepError, match=match):
+        spark(*words)
+
+
+def test_programs_of_spark_can_be_named_by_their_path() -> None:
+    run = spark("/usr/lib/spark/bin/spark-submit", "--deploy-mode", "client", "s3://code/job.py", "1")
+    assert run.application == ["s3://code/job.py", "1"]
+    assert not run.is_example
+    assert SQL_CLASS in spark("/usr/lib/spark/bin/spark-sql", "-e", "select 1").options

@@ -245,3 +245,45 @@ def test_what_a_killed_server_left_running_is_ended_at_the_next_start(tmp_path: 
         stranger.kill()
         stranger.wait()
         local.api.stop()
+
+
+def test_losing_spot_instances_ends_the_processes_of_the_running_steps(local: Local) -> None:
+    instances = {
+        "InstanceGroups": [
+            {"InstanceRole": role, "InstanceType": "m5.xlarge", "InstanceCount": 1, "Market": market}
+            for role, market in (("MASTER", "ON_DEMAND"), ("CORE", "SPOT"))
+        ],
+        "KeepJobFlowAliveWhenNoSteps": True,
+    }
+    cluster = local.cluster(Instances=instances, StepConcurrencyLevel=2)
+    steps = [local.bash(cluster, "echo $$ > pid; mv pid pid.ready; sleep 600") for _ in range(2)]
+    files = [local.root / "emr" / "work" / step / "run" / "pid.ready" for step in steps]
+    pids = [int(until(lambda file=file: file.exists() and file.read_text())) for file in files]
+    local.api.faults.spot_loss(cluster)
+    status = local.cluster_in(cluster, "TERMINATED_WITH_ERRORS")
+    assert status["StateChangeReason"]["Code"] == "INSTANCE_FAILURE"
+    assert [local.status(cluster, step)["State"] for step in steps] == ["CANCELLED"] * 2
+    assert [start_time(pid) for pid in pids] == [None, None]
+
+
+def test_logs_of_a_step_come_when_the_delay_is_over_and_at_a_stop(local: Local) -> None:
+    cluster = local.cluster()
+    folder = local.objects / "logs" / "emr" / cluster / "steps"
+    local.api.faults.log_delay(3600)
+    late = local.bash(cluster, "echo late; exit 3")
+    status = local.end_of(cluster, late)
+    assert status["State"] == "FAILED"
+    assert status["FailureDetails"]["LogFile"] == f"s3://logs/emr/{cluster}/steps/{late}/stdout.gz"
+    assert not (folder / late).exists()
+    local.api.faults.log_delay(0.2)
+    soon = local.bash(cluster, "echo soon")
+    local.end_of(cluster, soon)
+    until((folder / soon / "stdout.gz").exists)
+    assert not (folder / late).exists()
+    local.api.faults.clear()
+    at_once = local.bash(cluster, "echo now")
+    local.end_of(cluster, at_once)
+    assert local.log(cluster, at_once, "stdout") == "now\n"
+    local.api.stop()
+    assert local.log(cluster, late, "stdout") == "late\n"
+    assert list((local.root / "emr" / "logs").rglob("*.gz")) == []
