@@ -6,6 +6,7 @@
     ├── ConfigurationError            a setting, spec or argument is wrong
     ├── AwsError                      an AWS call was refused or failed
     │   ├── AccessDeniedError
+    │   ├── ExpiredTokenError         *retryable*: the next try gets fresh credentials
     │   ├── ThrottledError            *retryable*
     │   └── ServiceUnavailableError   *retryable*: 5xx, time-outs, connection errors
     ├── ClusterError
@@ -13,10 +14,18 @@
     │   ├── ClusterFailedError
     │   │   └── BootstrapFailedError
     │   ├── ClusterLostError          *retryable*: ended under a running step
+    │   ├── ClusterClosedError        torn down on purpose; nothing replaces it
+    │   ├── ClusterNotEndedError      *retryable*: it should be gone, and still costs
     │   └── CapacityError             *retryable*: EC2 had none of what the spec asks for
+    │       └── LadderEndedError      nor of anything else that the spec allows
     ├── StepError
     │   ├── StepFailedError           the user's code failed
-    │   └── StepCancelledError
+    │   ├── StepCancelledError
+    │   └── ClusterFullError          *retryable*: EMR's 256 active steps are reached
+    ├── PoolError                     clusters shared between runs cannot be used
+    │   ├── LeaseLostError            *retryable*: another worker has the pool's lock
+    │   └── PoolFullError             *retryable*: no room in as many clusters as the pool may have
+    ├── TaskKilledError               *retryable*: the worker was told to stop
     ├── WaitTimeoutError              *retryable*: a deadline passed
     ├── InputError                    what came in cannot be used
     │   ├── MissingInputError
@@ -75,6 +84,12 @@ class AccessDeniedError(AwsError):
     """The caller's role may not do this."""
 
 
+class ExpiredTokenError(AwsError):
+    """The caller's temporary credentials ran out; a new process gets new ones. The call had no effect."""
+
+    retryable = True
+
+
 class ThrottledError(AwsError):
     """AWS asked the caller to slow down."""
 
@@ -109,10 +124,26 @@ class ClusterLostError(ClusterError):
     retryable = True
 
 
-class CapacityError(ClusterError):
-    """EC2 had no capacity for any type and zone that the spec allows."""
+class ClusterClosedError(ClusterError):
+    """The cluster was torn down on purpose; a step must not bring up another in its place."""
+
+
+class ClusterNotEndedError(ClusterError):
+    """Clusters that should be gone could not be ended; what goes on costs."""
 
     retryable = True
+
+
+class CapacityError(ClusterError):
+    """EC2 had no capacity for what one cluster asked for."""
+
+    retryable = True
+
+
+class LadderEndedError(CapacityError):
+    """EC2 had no capacity for any type, zone and market that the spec allows; each was tried."""
+
+    retryable = False
 
 
 class StepError(EmrEtlError):
@@ -125,6 +156,34 @@ class StepFailedError(StepError):
 
 class StepCancelledError(StepError):
     """The step was cancelled before it ended."""
+
+
+class ClusterFullError(StepError):
+    """The cluster has as many active steps as EMR allows (256); there is room when one of them ends."""
+
+    retryable = True
+
+
+class PoolError(EmrEtlError):
+    """A pool of clusters cannot be used; ``pool`` names it."""
+
+
+class LeaseLostError(PoolError):
+    """The lease ran out and another holder has the lock, or may have it by now."""
+
+    retryable = True
+
+
+class PoolFullError(PoolError):
+    """Every cluster of the pool is full, and it has as many as it may have."""
+
+    retryable = True
+
+
+class TaskKilledError(EmrEtlError):
+    """The worker was told to stop the task while it waited, and what it had running was cancelled."""
+
+    retryable = True
 
 
 class WaitTimeoutError(EmrEtlError):

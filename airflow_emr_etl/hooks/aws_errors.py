@@ -13,10 +13,12 @@ from typing import Any
 from airflow_emr_etl.exceptions import (
     AccessDeniedError,
     AwsError,
+    ClusterFullError,
     ClusterLostError,
     ClusterNotFoundError,
     ConfigurationError,
     EmrEtlError,
+    ExpiredTokenError,
     MissingInputError,
     ServiceUnavailableError,
     StepError,
@@ -49,8 +51,6 @@ DENIALS = frozenset(
         "UnauthorizedException",
         "NotAuthorized",
         "OptInRequired",
-        "ExpiredToken",
-        "ExpiredTokenException",
         "InvalidAccessKeyId",
         "InvalidClientTokenId",
         "SignatureDoesNotMatch",
@@ -58,6 +58,8 @@ DENIALS = frozenset(
         "MissingAuthenticationToken",
     }
 )
+#: Temporary credentials that ran out; STS and SSO give new ones to the next process.
+EXPIRIES = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
 OUTAGES = frozenset(
     {
         "InternalError",
@@ -77,10 +79,13 @@ OUTAGES = frozenset(
 MISSING_OBJECTS = frozenset({"NoSuchKey", "NoSuchBucket", "404", "NotFound"})
 
 _NO_CLUSTER = re.compile(
-    r"cluster id '?[\w-]*'? is not valid|cluster .*(?:does not exist|not found)", re.IGNORECASE
+    r"cluster id '?[\w-]*'? is not valid|cluster .*(?:does not exist|not found)"
+    r"|job flow id (?:does not exist|not valid)",
+    re.IGNORECASE,
 )
 _NO_STEP = re.compile(r"step id '?[\w-]*'? is not valid|step .*(?:does not exist|not found)", re.IGNORECASE)
 _CLUSTER_ENDED = re.compile(r"job flow that is shutting down, terminated, or finished", re.IGNORECASE)
+_CLUSTER_FULL = re.compile(r"maximum number of (?:active )?steps\b", re.IGNORECASE)
 _CLUSTER_ID = re.compile(r"j-[A-Z0-9]+")
 
 
@@ -128,6 +133,8 @@ def _from_answer(error: Exception, response: dict[str, Any], operation: str) -> 
     text = f"{called}: {code}: {message}" if message else f"{called}: {code}"
     if code in THROTTLES or status == 429:
         return ThrottledError(text, **details)
+    if code in EXPIRIES:
+        return ExpiredTokenError(f"{text}. The next try gets fresh credentials.", **details)
     if code in DENIALS or status in (401, 403):
         return AccessDeniedError(f"{text}. Allow it in the role that this connection uses.", **details)
     if code in OUTAGES or status in (500, 502, 503, 504):
@@ -140,6 +147,8 @@ def _from_answer(error: Exception, response: dict[str, Any], operation: str) -> 
         )
     if of_emr and _CLUSTER_ENDED.search(message):
         return ClusterLostError(f"{text} Steps need a cluster that is up.", **details)
+    if of_emr and _CLUSTER_FULL.search(message):
+        return ClusterFullError(f"{text} There is room when one of them ends.", **details)
     if of_emr and _NO_STEP.search(message):
         return StepError(f"{text}. Is it the right cluster?", **details)
     if code in MISSING_OBJECTS:

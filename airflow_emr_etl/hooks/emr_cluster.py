@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
 from typing import Any
 
 from airflow_emr_etl.exceptions import (
@@ -14,7 +15,6 @@ from airflow_emr_etl.exceptions import (
 )
 from airflow_emr_etl.hooks.aws_errors import aws_call
 from airflow_emr_etl.hooks.emr_client import EmrClients
-from airflow_emr_etl.models.cluster import ClusterSpec
 from airflow_emr_etl.models.states import ClusterEndCode, ClusterState, is_capacity_failure
 
 
@@ -30,17 +30,33 @@ class EmrClusterHook:
     ) -> None:
         self.clients = clients or EmrClients(aws_conn_id, region_name)
 
-    def create(self, spec: ClusterSpec) -> str:
-        """Ask EMR for a cluster, once, and return its id.
+    def create(self, request: Mapping[str, Any]) -> str:
+        """RunJobFlow with this request, sent once; the new cluster's id.
 
-        A ``ServiceUnavailableError`` from here is ambiguous: the request may have left, and the cluster may
-        exist. Idle auto-termination, which every spec has, ends it in that case. The search for a cluster
-        that an earlier try has made, by a token in its name and tags, belongs right before the call, and
-        the search after an ambiguous end right behind it.
+        Any error but a refusal is ambiguous: the cluster may exist. ``ClusterKeeper.ensure`` is what knows
+        how to go on from there.
         """
         with aws_call("emr:RunJobFlow"):
-            answer = self.clients.writes.run_job_flow(**spec.to_api())
+            answer = self.clients.writes.run_job_flow(**request)
         return str(answer["JobFlowId"])
+
+    def list_clusters(
+        self, states: Iterable[ClusterState], *, created_after: datetime | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """What ListClusters says of the clusters in these states, all pages, the latest first."""
+        request: dict[str, Any] = {"ClusterStates": sorted(state.value for state in states)}
+        if created_after is not None:
+            request["CreatedAfter"] = created_after
+        with aws_call("emr:ListClusters"):
+            for page in self.clients.reads.get_paginator("list_clusters").paginate(**request):
+                yield from page["Clusters"]
+
+    def tag(self, cluster_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a cluster that is up."""
+        with aws_call("emr:AddTags"):
+            self.clients.reads.add_tags(
+                ResourceId=cluster_id, Tags=[{"Key": key, "Value": value} for key, value in tags.items()]
+            )
 
     def describe(self, cluster_id: str) -> dict[str, Any]:
         """The ``Cluster`` part of DescribeCluster. ClusterNotFoundError where there is none."""
@@ -80,7 +96,7 @@ def cluster_failure(cluster: Mapping[str, Any], *, served: bool = False) -> Clus
     another cluster can replace.
     """
     cluster_id = cluster.get("Id")
-    reason = cluster.get("Status", {}).get("StateChangeReason", {})
+    reason = cluster["Status"].get("StateChangeReason", {})
     code, message = reason.get("Code"), reason.get("Message")
     told = why_cluster_ended(cluster)
     logs = f" Logs: {cluster['LogUri'].rstrip('/')}/{cluster_id}/" if cluster.get("LogUri") else ""
@@ -89,7 +105,8 @@ def cluster_failure(cluster: Mapping[str, Any], *, served: bool = False) -> Clus
         return BootstrapFailedError(
             f"A bootstrap action of cluster {cluster_id} failed. {told}.{logs and logs + 'node/'}", **details
         )
-    if is_capacity_failure(code, message):
+    error_codes = [str(each.get("ErrorCode")) for each in cluster["Status"].get("ErrorDetails") or []]
+    if is_capacity_failure(code, message, error_codes):
         return CapacityError(
             f"EC2 had no machines for cluster {cluster_id}. {told}. Name more instance types or subnets in the spec, "
             "or more on-demand units.",

@@ -8,8 +8,8 @@ from typing import Any
 from airflow_emr_etl.exceptions import StepCancelledError, StepError, StepFailedError
 from airflow_emr_etl.hooks.aws_errors import aws_call
 from airflow_emr_etl.hooks.emr_client import EmrClients
+from airflow_emr_etl.models.intent import without_mark
 from airflow_emr_etl.models.states import STEP_CANCELLED, StepState
-from airflow_emr_etl.models.step import Step
 
 #: ListSteps takes no more ids than this in one call.
 MAX_STEP_IDS = 10
@@ -27,17 +27,19 @@ class EmrStepHook:
     ) -> None:
         self.clients = clients or EmrClients(aws_conn_id, region_name)
 
-    def add(self, cluster_id: str, steps: Sequence[Step]) -> list[str]:
-        """Add steps, once, and return their ids in the same order.
+    def add(
+        self, cluster_id: str, steps: Sequence[Mapping[str, Any]], *, execution_role: str | None = None
+    ) -> list[str]:
+        """AddJobFlowSteps with these ``StepConfig``, sent once; the ids in the same order.
 
-        A ``ServiceUnavailableError`` from here is ambiguous: the steps may be there. The search for steps
-        that an earlier try has added, by a token in their names, belongs right before the call, and the
-        search after an ambiguous end right behind it.
+        Any error but a refusal is ambiguous: the steps may be there. ``StepKeeper.ensure`` is what knows how
+        to go on from there.
         """
+        request: dict[str, Any] = {"JobFlowId": cluster_id, "Steps": [dict(step) for step in steps]}
+        if execution_role is not None:
+            request["ExecutionRoleArn"] = execution_role
         with aws_call("emr:AddJobFlowSteps"):
-            answer = self.clients.writes.add_job_flow_steps(
-                JobFlowId=cluster_id, Steps=[step.to_api() for step in steps]
-            )
+            answer = self.clients.writes.add_job_flow_steps(**request)
         return [str(step_id) for step_id in answer["StepIds"]]
 
     def describe(self, cluster_id: str, step_id: str) -> dict[str, Any]:
@@ -55,7 +57,10 @@ class EmrStepHook:
         states: Iterable[StepState] = (),
         step_ids: Sequence[str] = (),
     ) -> Iterator[dict[str, Any]]:
-        """The cluster's steps, the latest first; any number of ``step_ids``, asked for ten at a time."""
+        """The cluster's steps, the latest first; any number of ``step_ids``, asked for ten at a time.
+
+        A generator: the next page is asked for only when somebody reads on.
+        """
         wanted = [step_ids[i : i + MAX_STEP_IDS] for i in range(0, len(step_ids), MAX_STEP_IDS)] or [()]
         for ids in wanted:
             request: dict[str, Any] = {"ClusterId": cluster_id}
@@ -70,7 +75,7 @@ class EmrStepHook:
     def cancel(self, cluster_id: str, step_ids: Sequence[str], *, force: bool = True) -> dict[str, str]:
         """Cancel steps; what EMR said to each: ``SUBMITTED`` or the reason it did not. One call, idempotent.
 
-        ``force`` ends the program at once instead of asking it to stop.
+        ``force`` ends the program at once instead of asking it to stop (SEND_INTERRUPT).
         """
         option = "TERMINATE_PROCESS" if force else "SEND_INTERRUPT"
         with aws_call("emr:CancelSteps"):
@@ -93,7 +98,7 @@ def step_state(step: Mapping[str, Any]) -> StepState:
 def step_failure(step: Mapping[str, Any], cluster_id: str, log: str = "") -> StepError:
     """The error for a ``Step`` that ended without success; ``log`` is the end of its output, for the message."""
     status = step["Status"]
-    step_id, name, state = step.get("Id"), step.get("Name"), status["State"]
+    step_id, name, state = step.get("Id"), without_mark(str(step.get("Name"))), status["State"]
     given = status.get("FailureDetails") or {}
     message = given.get("Message") or status.get("StateChangeReason", {}).get("Message")
     details = {

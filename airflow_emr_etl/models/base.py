@@ -31,7 +31,8 @@ def _not_blank(value: str) -> str:
     return value
 
 
-def _from_one(value: Any) -> Any:
+def one_or_more(value: Any) -> Any:
+    """One text alone is taken as a list of one."""
     return (value,) if isinstance(value, str) else value
 
 
@@ -39,4 +40,4 @@ def _from_one(value: Any) -> Any:
 S3Address = Annotated[str, AfterValidator(_s3_uri)]
 Name = Annotated[str, AfterValidator(_not_blank)]
 #: Several texts; one text alone is taken as a list of one.
-Names = Annotated[tuple[Name, ...], BeforeValidator(_from_one)]
+Names = Annotated[tuple[Name, ...], BeforeValidator(one_or_more)]

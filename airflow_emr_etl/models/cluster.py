@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from airflow_emr_etl.models.base import Model, Name, Names, S3Address
+from airflow_emr_etl.models.base import Model, Name, Names, S3Address, one_or_more
 from airflow_emr_etl.models.instances import (
     BootstrapAction,
     Configuration,
@@ -17,6 +17,7 @@ from airflow_emr_etl.models.instances import (
     Fleet,
     FleetType,
     InstanceGroup,
+    InstanceType,
     ManagedScaling,
 )
 from airflow_emr_etl.models.template import is_template
@@ -35,8 +36,8 @@ __all__ = [
 _RELEASE = re.compile(r"emr-(\d+)\.(\d+)\.(\d+)(?:-\w+)?")
 _MIN_IDLE = timedelta(seconds=60)
 _MAX_IDLE = timedelta(days=7)
-#: EMR's own limit on the tags of one cluster.
-_MAX_TAGS = 50
+#: EMR takes 50 tags for a cluster; the rest say whose it is.
+_MAX_TAGS = 35
 
 
 class ClusterSpec(Model):
@@ -59,7 +60,12 @@ class ClusterSpec(Model):
     managed_scaling: ManagedScaling | None = None
 
     subnets: Names = ()
-    """Subnet ids. Fleets choose among several; groups take one."""
+    """Subnet ids. Fleets choose among several; groups take the first, and the others when it has no capacity."""
+    fallback_types: Annotated[tuple[InstanceType, ...], BeforeValidator(one_or_more)] = ()
+    """Instance types to try where EC2 has none of what core and task ask for: fleets add them to their
+    own, groups take one after the other."""
+    on_demand_fallback: bool = True
+    """Whether the last try for capacity buys on demand what was asked for as spot."""
     service_role: Name = "EMR_DefaultRole"
     job_flow_role: Name = "EMR_EC2_DefaultRole"
     """The instance profile: what the machines, and so the jobs, may do."""
@@ -84,6 +90,8 @@ class ClusterSpec(Model):
     idle_timeout: timedelta = timedelta(minutes=30)
     """EMR ends the cluster after this long without work: always set, so that nothing runs for ever.
     1 minute to 7 days."""
+    max_age: timedelta | None = None
+    """The reaper ends the cluster this long after its creation. None: when its run is over."""
     keep_alive: bool = True
     """False: the cluster ends when it has no steps left, so it cannot wait for a DAG's next step."""
     termination_protection: bool = False
@@ -162,10 +170,6 @@ class ClusterSpec(Model):
         for role, machines in (("core", self.core), ("task", self.task)):
             if isinstance(machines, Fleet) and machines.units == 0:
                 raise ValueError(f"the {role} fleet asks for nothing; set on_demand_units or spot_units")
-        if not self._uses_fleets and len(self.subnets) > 1:
-            raise ValueError(
-                f"{len(self.subnets)} subnets given; instance groups take one: use fleets or drop the rest"
-            )
         if self.managed_scaling is not None:
             if self.core is None:
                 raise ValueError("managed_scaling needs core machines to scale; set core")
@@ -187,6 +191,52 @@ class ClusterSpec(Model):
             raise ValueError(
                 f"the primary group has {primary.count} machines; EMR takes 1, or 3 for high availability"
             )
+
+    def ladder(self) -> tuple[ClusterSpec, ...]:
+        """What to ask EC2 for, one after the other, while it has no capacity; this spec is the first.
+
+        Then come the fallback types, each subnet by itself, and last of all on-demand in place of spot.
+        """
+        rungs = [self]
+        rungs += [self.model_copy(update=update) for update in self._other_types()]
+        for subnet in self.subnets if self._uses_fleets else self.subnets[1:]:
+            rungs.append(rungs[0].model_copy(update={"subnets": (subnet,)}))
+        if self.on_demand_fallback:
+            rungs.append(self.model_copy(update=self._on_demand()))
+        different: list[ClusterSpec] = []
+        for rung in rungs:
+            if all(rung.to_api() != other.to_api() for other in different):
+                different.append(rung)
+        return tuple(different)
+
+    def _other_types(self) -> list[dict[str, Any]]:
+        machines = {"core": self.core, "task": self.task}
+        if not self.fallback_types:
+            return []
+        if self._uses_fleets:
+            return [
+                {
+                    role: fleet.with_types(self.fallback_types)
+                    for role, fleet in machines.items()
+                    if isinstance(fleet, Fleet)
+                }
+            ]
+        return [
+            {
+                role: group.model_copy(update={"type": name})
+                for role, group in machines.items()
+                if isinstance(group, InstanceGroup)
+            }
+            for name in self.fallback_types
+        ]
+
+    def _on_demand(self) -> dict[str, Any]:
+        machines = {"primary": self.primary, "core": self.core, "task": self.task}
+        changed = {role: each.on_demand() for role, each in machines.items() if each is not None}
+        if self._uses_fleets and changed:
+            for role, fleet in self._other_types()[0].items() if self.fallback_types else ():
+                changed[role] = fleet.on_demand()
+        return changed
 
     @property
     def _uses_fleets(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
@@ -189,6 +189,15 @@ class Fleet(Model):
             }
         return api
 
+    def with_types(self, names: Iterable[str]) -> Fleet:
+        """This fleet with more types to choose from, each counting for one unit; EMR's limit is kept."""
+        more = [FleetType(type=name) for name in names if all(name != own.type for own in self.types)]
+        return self.model_copy(update={"types": (*self.types, *more)[:MAX_FLEET_TYPES]})
+
+    def on_demand(self) -> Fleet:
+        """This fleet with its spot units bought on demand."""
+        return self.model_copy(update={"on_demand_units": self.units, "spot_units": 0})
+
     def _type_to_api(self, item: FleetType, role: Role) -> dict[str, Any]:
         api: dict[str, Any] = {"InstanceType": item.type}
         # EMR wants no other weight than 1 for the primary node.
@@ -227,6 +236,10 @@ class InstanceGroup(Model):
         if not is_template(self.bid_price) and not _MONEY.fullmatch(self.bid_price):
             raise ValueError(f"bid_price is {self.bid_price!r}; write dollars an hour such as '0.12'")
         return self
+
+    def on_demand(self) -> InstanceGroup:
+        """This group on demand."""
+        return self.model_copy(update={"market": "ON_DEMAND", "bid_price": None})
 
     def to_api(self, role: Role) -> dict[str, Any]:
         api: dict[str, Any] = {

@@ -6,6 +6,7 @@ The names are EMR's own: https://docs.aws.amazon.com/emr/latest/APIReference/API
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from typing import Final
 
 
@@ -45,7 +46,7 @@ class StepState(enum.StrEnum):
 STEP_ACTIVE: Final = frozenset({StepState.PENDING, StepState.CANCEL_PENDING, StepState.RUNNING})
 STEP_SUCCEEDED: Final = frozenset({StepState.COMPLETED})
 STEP_CANCELLED: Final = frozenset({StepState.CANCELLED})
-#: INTERRUPTED is what EMR calls a step whose cluster ended under it.
+#: The steps of a cluster that ends are CANCELLED; INTERRUPTED is in EMR's model and counts as a failure.
 STEP_FAILED: Final = frozenset({StepState.FAILED, StepState.INTERRUPTED})
 STEP_ENDED: Final = STEP_SUCCEEDED | STEP_CANCELLED | STEP_FAILED
 
@@ -77,9 +78,15 @@ CAPACITY_PHRASES: Final = (
 )
 
 
-def is_capacity_failure(code: str | None, message: str | None) -> bool:
-    """Whether a cluster ended because EC2 had no machines for it."""
+#: Where EMR gives ``ErrorDetails``, their codes say it plainly.
+CAPACITY_ERROR_CODES: Final = ("EC2_INSUFFICIENT_CAPACITY", "EC2_INSTANCE_LIMIT", "EC2_SPOT_PROVISIONING")
+
+
+def is_capacity_failure(code: str | None, message: str | None, error_codes: Iterable[str] = ()) -> bool:
+    """Whether a cluster ended because EC2 had no machines for it; ``error_codes`` are those of its ErrorDetails."""
     if code == ClusterEndCode.INSTANCE_FLEET_TIMEOUT:
+        return True
+    if any(known in each for each in error_codes for known in CAPACITY_ERROR_CODES):
         return True
     text = (message or "").lower()
     return any(phrase in text for phrase in CAPACITY_PHRASES)

@@ -80,6 +80,7 @@ class EmrCluster(TaskGroup):
         self._down = EmrTerminateClusterOperator(
             task_id=f"{self._group_id}_down",
             cluster_id=self.cluster_id,
+            cluster_task_id=self.up.task_id,
             lift_protection=self._is_protected,
             **self._common,
         )
@@ -163,7 +164,12 @@ class EmrCluster(TaskGroup):
             yield self._up
 
     def _step_arguments(self, **kwargs: Any) -> dict[str, Any]:
-        return {"cluster_id": self.cluster_id, **self._common, **kwargs}
+        return {
+            "cluster_id": self.cluster_id,
+            "cluster_task_id": self.up.task_id,
+            **self._common,
+            **kwargs,
+        }
 
     def _add_step(self, step: BaseOperator) -> None:
         self._steps.append(step)

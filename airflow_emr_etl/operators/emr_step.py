@@ -2,96 +2,152 @@
 
 from __future__ import annotations
 
-import hashlib
+import random
 import re
-from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.sdk import BaseOperator
 
-from airflow_emr_etl.exceptions import ConfigurationError, EmrEtlError
+from airflow_emr_etl.exceptions import (
+    ClusterFullError,
+    ClusterLostError,
+    ConfigurationError,
+    EmrEtlError,
+    PoolFullError,
+    TaskKilledError,
+    WaitTimeoutError,
+)
+from airflow_emr_etl.hooks.attempts import LOOK_EVERY_SECONDS
 from airflow_emr_etl.hooks.aws_errors import aws_call
-from airflow_emr_etl.hooks.emr_client import EmrClients
-from airflow_emr_etl.hooks.emr_cluster import EmrClusterHook, cluster_failure
+from airflow_emr_etl.hooks.emr_cluster import cluster_failure, cluster_state
 from airflow_emr_etl.hooks.emr_step import EmrStepHook, step_failure, step_state
 from airflow_emr_etl.hooks.s3_lake import S3LakeHook
+from airflow_emr_etl.hooks.step_keeper import INTERRUPT_SECONDS, WantedStep
+from airflow_emr_etl.hooks.step_keeper import again as run_again
 from airflow_emr_etl.links.emr import EmrClusterLink, EmrLogsLink, cluster_url, logs_folder, logs_url
+from airflow_emr_etl.models.intent import StepIntent
+from airflow_emr_etl.models.plan import ClusterPlan
 from airflow_emr_etl.models.s3 import S3Uri, as_folder
-from airflow_emr_etl.models.states import STEP_SUCCEEDED
-from airflow_emr_etl.models.step import ActionOnFailure, SparkStep, Step, step_from
-from airflow_emr_etl.operators.failures import checked, retry_only_what_can_pass
-from airflow_emr_etl.operators.waiting import (
-    RESUMED_TO_FAIL,
-    as_timedelta,
-    defers_by_default,
-    raise_if_not_waited,
-    wait_for,
+from airflow_emr_etl.models.states import (
+    CLUSTER_ENDED,
+    CLUSTER_ENDING,
+    CLUSTER_LIVE,
+    CLUSTER_READY,
+    STEP_CANCELLED,
+    STEP_SUCCEEDED,
+    ClusterEndCode,
+    StepState,
 )
+from airflow_emr_etl.models.step import ActionOnFailure, SparkStep, Step, step_from
+from airflow_emr_etl.operators.base import (
+    EmrOperator,
+    clears_of,
+    has_more_tries,
+    is_retry,
+    run_start,
+    scope_of,
+    site,
+)
+from airflow_emr_etl.operators.emr_cluster import PLAN_KEY
+from airflow_emr_etl.operators.failures import checked, retry_only_what_can_pass
+from airflow_emr_etl.operators.waiting import RESUMED_TO_FAIL, raise_if_not_waited
+from airflow_emr_etl.triggers.emr_cluster import EmrClusterStateTrigger
 from airflow_emr_etl.triggers.emr_step import EmrStepTrigger
+from airflow_emr_etl.triggers.pause import PauseTrigger
+from airflow_emr_etl.triggers.polling import PollingTrigger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+    from airflow_emr_etl.hooks.cluster_pool import PoolKeeper
+    from airflow_emr_etl.models.pool import ClusterPool
 
 #: XCom key of ``{"cluster_id", "step_id"}``, there as soon as EMR has given the id.
 STEP_KEY = "emr_step"
 #: Lines of each of a failed step's own logs that go into the task's log.
 LOG_LINES = 40
+#: Airflow kills a task's process five seconds after it has told it to stop; EMR must know everything by then.
+_KILL_GRACE_SECONDS = 2.0
 _APPLICATION = re.compile(r"\bapplication_\d+_\d{4,}")
 _DRIVER_CONTAINER = "_000001/"
 
 
-class EmrStepOperator(BaseOperator):
-    """Add a step to a cluster and wait for its end.
+@dataclass
+class _Progress:
+    """How far a try has come; it travels with every deferral."""
+
+    cluster_id: str
+    """Where the step is, or will be; empty until a pool has chosen."""
+    deadline: str
+    phase: Literal["step", "cluster", "restore", "room"] = "step"
+    """What is waited for: the step's end, a replacement to come up, lost work to be done again, or room."""
+    step_id: str | None = None
+    attempt: str | None = None
+    adopted: bool = False
+    looked: bool = False
+    """This try has looked for its step, and added or adopted one, on whichever cluster."""
+    restoring: list[str] = field(default_factory=list)
+    """Steps on the replacement that run again first."""
+
+
+class EmrStepOperator(EmrOperator):
+    """Run a step on a cluster, once, and wait for its end.
 
     Returns ``{"cluster_id", "step_id", "state"}``. A step that fails fails the task, with EMR's reason and the
     end of the step's own output in the task's log. A killed task, or one whose time is over, cancels its step.
 
+    A retry takes over a step that an earlier try has added, whether it goes on or has completed; a step
+    that failed is run again. A step whose cluster was lost runs again on the replacement, which is brought up
+    from the same spec where nobody has done so yet; for that, ``cluster_task_id`` must be known.
+
     :param cluster_id: (templated)
     :param step: a ``SparkStep`` or ``CommandStep``, or its fields (templated, checked again after rendering)
-    :param aws_conn_id: Airflow connection
-    :param region_name: overrides the connection's region
-    :param wait_timeout: how long the step may take, waiting for its turn included; a timedelta or seconds
-    :param poll_interval: longest time between two looks, in seconds
-    :param deferrable: wait in the triggerer; the default is ``[emr_etl] deferrable``, which is True
+    :param cluster_task_id: the task of this run that brought the cluster up; ``EmrCluster`` sets it
+    :param cluster_pool: take a cluster of this ``ClusterPool`` instead
+    :param on_hdfs: what the step writes is lost with its cluster, so it runs again on a replacement
+
+    The other parameters are those of ``EmrOperator``; ``wait_timeout`` covers waiting for the step's turn.
     """
 
-    template_fields: Sequence[str] = ("cluster_id", "step", "aws_conn_id", "region_name")
-    template_fields_renderers: ClassVar[dict[str, str]] = {"step": "json"}
+    template_fields: Sequence[str] = ("cluster_id", "cluster_pool", "step", "aws_conn_id", "region_name")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"step": "json", "cluster_pool": "json"}
     operator_extra_links = (EmrClusterLink(), EmrLogsLink())
     ui_color = "#f9c915"
 
     def __init__(
         self,
         *,
-        cluster_id: str,
+        cluster_id: str | None = None,
         step: Step | Mapping[str, Any] | None = None,
-        aws_conn_id: str | None = "aws_default",
-        region_name: str | None = None,
+        cluster_task_id: str | None = None,
+        cluster_pool: ClusterPool | Mapping[str, Any] | None = None,
+        on_hdfs: bool = False,
         wait_timeout: timedelta | float = timedelta(hours=24),
-        poll_interval: float = 30.0,
-        deferrable: bool | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(wait_timeout=wait_timeout, **kwargs)
         self.cluster_id = cluster_id
         self.step = step if step is None or isinstance(step, Mapping) else step.document()
-        self.aws_conn_id = aws_conn_id
-        self.region_name = region_name
-        self.wait_timeout = as_timedelta(wait_timeout)
-        self.poll_interval = poll_interval
-        self.deferrable = defers_by_default() if deferrable is None else deferrable
-        self._step_id: str | None = None
-
-    @cached_property
-    def clients(self) -> EmrClients:
-        return EmrClients(self.aws_conn_id, self.region_name)
+        self.cluster_task_id = cluster_task_id
+        document = cluster_pool if isinstance(cluster_pool, Mapping | None) else cluster_pool.document()
+        self.cluster_pool: Mapping[str, Any] | None = document
+        self.on_hdfs = on_hdfs
+        self._progress: _Progress | None = None
+        self._killed = False
+        if (cluster_id is None) == (cluster_pool is None):
+            given = "neither" if cluster_pool is None else "both"
+            raise ConfigurationError(
+                f"Task {self.task_id} has {given} cluster_id and cluster_pool. Set one: where does the step run?"
+            )
 
     @cached_property
     def hook(self) -> EmrStepHook:
-        return EmrStepHook(clients=self.clients)
+        return self.step_keeper.hook
 
     @cached_property
     def lake(self) -> S3LakeHook:
@@ -108,27 +164,24 @@ class EmrStepOperator(BaseOperator):
         except ValueError as error:
             raise ConfigurationError(f"The step of task {self.task_id} is not valid. {error}") from error
 
+    def for_attempt(self, step: Step, attempt: str) -> Step:
+        """``step`` with what only this run of it may write to; ``attempt`` names that run."""
+        return step
+
     def result(self, context: Context, step: dict[str, Any]) -> dict[str, Any]:
         """What the task returns once ``step``, EMR's ``Step``, has completed."""
-        return {"cluster_id": self.cluster_id, "step_id": step["Id"], "state": step["Status"]["State"]}
+        return {"cluster_id": self._now.cluster_id, "step_id": step["Id"], "state": step["Status"]["State"]}
 
     def execute(self, context: Context) -> dict[str, Any]:
         with retry_only_what_can_pass():
-            step = self.build_step(context)
-            [self._step_id] = self.hook.add(self.cluster_id, [step])
-            self.log.info("Added step %s (%s) to cluster %s", self._step_id, step.name, self.cluster_id)
-            try:
-                self._show(context, self._step_id)
-                payload = wait_for(self, self._trigger, timeout=self.wait_timeout, deferrable=self.deferrable)
-            except Exception:
-                self._cancel()
-                raise
-            return self._settle(context, payload)
+            deadline = self.new_deadline().isoformat()
+            self._progress = _Progress(self.cluster_id or "", deadline)
+            return self._go_on(context, None)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        self._step_id = event["step_id"]
+        self._progress = _Progress(**event["carry"])
         with retry_only_what_can_pass():
-            return self._settle(context, event)
+            return self._go_on(context, event)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         if next_method == RESUMED_TO_FAIL:
@@ -136,50 +189,288 @@ class EmrStepOperator(BaseOperator):
             ti: Any = context["ti"]
             pushed = ti.xcom_pull(task_ids=self.task_id, key=STEP_KEY, map_indexes=ti.map_index)
             if pushed:
-                self._step_id = pushed["step_id"]
+                self._progress = _Progress(pushed["cluster_id"], "", step_id=pushed["step_id"])
                 self._cancel()
         return super().resume_execution(next_method, next_kwargs, context)
 
     def on_kill(self) -> None:
-        self._cancel()
+        self._killed = True
+        self._cancel(grace_seconds=_KILL_GRACE_SECONDS)
 
-    def _trigger(self, deadline: str) -> EmrStepTrigger:
-        assert self._step_id is not None
-        return EmrStepTrigger(
-            cluster_id=self.cluster_id,
-            step_id=self._step_id,
-            cancel_on_kill=True,
-            aws_conn_id=self.aws_conn_id,
-            region_name=self.region_name,
-            poll_interval=self.poll_interval,
-            deadline=deadline,
+    @property
+    def _now(self) -> _Progress:
+        assert self._progress is not None
+        return self._progress
+
+    def _go_on(self, context: Context, event: dict[str, Any] | None) -> dict[str, Any]:
+        """Do the next thing and wait, until the step has ended. Every deferral ends here and comes back here."""
+        try:
+            while True:
+                try:
+                    step = None if event is None else self._judge(context, event)
+                    if step is not None:
+                        self._leave_pool(context)
+                        return self.result(context, step)
+                    event = self._proceed(context)
+                except ClusterLostError as error:
+                    self.log.warning("%s", error)
+                    self._find_cluster(context)
+                    event = None
+        except Exception as error:
+            can_pass = getattr(error, "retryable", True) and not isinstance(error, WaitTimeoutError)
+            if not (can_pass and has_more_tries(context)):
+                self._cancel()
+                self._leave_pool(context)
+            raise
+
+    # What is done before each wait
+
+    def _proceed(self, context: Context) -> dict[str, Any]:
+        now = self._now
+        if now.phase == "cluster":
+            return self._wait(
+                EmrClusterStateTrigger, cluster_id=now.cluster_id, target_states=sorted(CLUSTER_READY)
+            )
+        if now.phase == "restore":
+            return self._wait(EmrStepTrigger, cluster_id=now.cluster_id, step_id=now.restoring[0])
+        if now.step_id is None:
+            try:
+                if not now.cluster_id:
+                    self._find_cluster(context)
+                    return self._proceed(context)
+                self._ensure_step(context)
+            except (ClusterFullError, PoolFullError) as error:
+                return self._wait_for_room(error)
+        assert now.step_id is not None
+        return self._wait(EmrStepTrigger, cluster_id=now.cluster_id, step_id=now.step_id, cancel_on_kill=True)
+
+    def _ensure_step(self, context: Context) -> None:
+        now = self._now
+        wanted = self._wanted(context)
+        # After the first look of this try, what it finds missing was not added by an earlier one.
+        [found] = self.step_keeper.ensure(
+            now.cluster_id,
+            [wanted],
+            look_first=is_retry(context) or now.looked,
+            patient=is_retry(context) and not now.looked,
         )
+        if found.state in STEP_SUCCEEDED and self.on_hdfs:
+            self._check_up(now.cluster_id)
+        now.step_id, now.attempt, now.adopted = found.id, found.mark.attempt, found.adopted
+        now.looked = True
+        verb = "Took over" if found.adopted else "Added"
+        self.log.info("%s step %s on cluster %s", verb, found.id, now.cluster_id)
+        self._show(context, found.id)
 
-    def _settle(self, context: Context, payload: dict[str, Any]) -> dict[str, Any]:
-        if payload["status"] in ("error", "timeout"):
-            self._cancel()
-        raise_if_not_waited(payload, f"step {payload['step_id']} to end")
-        if payload["status"] == "cluster_ended":
-            # Where a lost cluster's successor would be brought up and the step run again.
-            raise cluster_failure(payload["cluster"], served=True)
-        step = payload["step"]
-        if step_state(step) in STEP_SUCCEEDED:
-            return self.result(context, step)
-        failure = step_failure(step, self.cluster_id)
-        told = self._tell_logs(step["Id"])
-        raise type(failure)(f"{failure.message}{told}", **failure.details)
+    def _wanted(self, context: Context) -> WantedStep:
+        step = self.build_step(context)
+        intent = StepIntent(
+            scope_of(context).lineage,
+            clears=clears_of(self, context),
+            on_hdfs=self.on_hdfs,
+            not_before=run_start(context),
+        )
+        return WantedStep(intent, lambda mark: self.for_attempt(step, mark.attempt).to_api())
+
+    def _wait_for_room(self, error: EmrEtlError) -> dict[str, Any]:
+        now = self._now
+        now.phase = "room"
+        self.log.warning("%s Waiting for room.", error)
+        pause = self.clock.now() + timedelta(seconds=self.poll_interval * (0.5 + random.random()))
+        return self._wait(PauseTrigger, until=min(pause, datetime.fromisoformat(now.deadline)))
+
+    def _wait(
+        self, trigger: type[PollingTrigger], until: datetime | None = None, **fields: Any
+    ) -> dict[str, Any]:
+        now = self._now
+        if self._killed:  # on_kill came while the step was being added, and knew of none
+            self._cancel(grace_seconds=_KILL_GRACE_SECONDS)
+            raise TaskKilledError("This task was told to stop, and cancelled its step.")
+        return self.wait_by(trigger, until or datetime.fromisoformat(now.deadline), asdict(now), **fields)
+
+    # What an event means
+
+    def _judge(self, context: Context, event: dict[str, Any]) -> dict[str, Any] | None:
+        """The ``Step`` that has completed; None where there is more to do."""
+        now = self._now
+        if now.phase == "room":
+            if self.clock.now() >= datetime.fromisoformat(now.deadline):
+                raise WaitTimeoutError(f"There was no room for the step within {self.wait_timeout}.")
+            now.phase = "step"
+            return None
+        if now.phase == "cluster":
+            raise_if_not_waited(event, f"cluster {now.cluster_id} to take steps")
+            self._judge_cluster(context, event["cluster"])
+            return None
+        raise_if_not_waited(event, f"step {event['step_id']} to end")
+        step = event["step"]
+        if event["status"] == "cluster_ended":
+            self._find_cluster(context)
+        elif step_state(step) in STEP_SUCCEEDED:
+            if now.phase == "step":
+                return dict(step)
+            now.restoring.pop(0)
+            now.phase = "restore" if now.restoring else "step"
+        elif self._is_lost_with_cluster(step):
+            self._find_cluster(context)
+        elif step_state(step) in STEP_CANCELLED and now.phase == "step" and self._runs_again_after_cancel():
+            now.step_id = None
+        else:
+            failure = step_failure(step, now.cluster_id)
+            told = self._tell_logs(step["Id"])
+            raise type(failure)(f"{failure.message}{told}", **failure.details)
+        return None
+
+    def _judge_cluster(self, context: Context, cluster: dict[str, Any]) -> None:
+        """A replacement is up, or has ended in its turn."""
+        now = self._now
+        if cluster_state(cluster) in CLUSTER_ENDED:
+            self._find_cluster(context)
+            return
+        plan = self._plan(context)
+        if plan is not None:
+            winner = self.cluster_keeper.settle(plan, now.cluster_id)
+            now.cluster_id = winner.id
+            if not winner.is_ready:
+                return
+            now.restoring = self._restore(context, plan)
+        now.phase = "restore" if now.restoring else "step"
+
+    def _is_lost_with_cluster(self, step: Mapping[str, Any]) -> bool:
+        """Whether a step ended without success because its cluster did, and not by its own fault."""
+        cluster = self.cluster_keeper.hook.describe(self._now.cluster_id)
+        if cluster_state(cluster) not in CLUSTER_ENDING:
+            return False
+        code = cluster["Status"].get("StateChangeReason", {}).get("Code")
+        if step_state(step) is StepState.FAILED:
+            return code in (ClusterEndCode.INSTANCE_FAILURE, ClusterEndCode.INTERNAL_ERROR)
+        return True
+
+    def _runs_again_after_cancel(self) -> bool:
+        """What to do about a step that somebody cancelled on a cluster that goes on."""
+        if self._killed:
+            raise TaskKilledError("This task was told to stop, and cancelled its step.")
+        # An earlier try's cancel may come late; what it meant was that try, not this one.
+        return self._now.adopted
+
+    # The cluster, and what replaces it
+
+    def _find_cluster(self, context: Context) -> None:
+        """Where the step goes on: the pool's choice, or the replacement of the cluster that was lost."""
+        now = self._now
+        now.step_id = None
+        now.phase = "step"
+        if self.cluster_pool is not None:
+            seat = self._pool_keeper().take(scope_of(context).lineage)
+            is_done = is_retry(context) and not self.on_hdfs and self._is_done_on(context, seat.earlier[::-1])
+            if not is_done:
+                now.cluster_id, now.phase = seat.cluster_id, "cluster"
+            return
+        lost = self.cluster_keeper.hook.describe(now.cluster_id)
+        if cluster_state(lost) not in CLUSTER_ENDING:
+            # It refuses steps, and does not show why yet.
+            if self.clock.now() >= datetime.fromisoformat(now.deadline):
+                raise WaitTimeoutError(f"Cluster {now.cluster_id} took no step within {self.wait_timeout}.")
+            self.clock.sleep(LOOK_EVERY_SECONDS)
+            return
+        plan = self._plan(context)
+        if plan is None:
+            raise cluster_failure(lost, served=True)
+        if is_retry(context) and not self.on_hdfs and self._is_done_elsewhere(context, plan):
+            return
+        turn = self._turn(scope_of(context).lineage)
+        found = self.cluster_keeper.replace(plan, lost, turn=turn, again=is_retry(context))
+        self.log.info("Cluster %s takes the place of %s", found.id, now.cluster_id)
+        now.cluster_id, now.phase = found.id, "cluster"
+
+    def _is_done_elsewhere(self, context: Context, plan: ClusterPlan) -> bool:
+        """Whether an earlier try had the step run on another of the run's clusters, which has ended since."""
+        ended = [
+            cluster.id
+            for cluster in self.cluster_keeper.ever(plan.lineage, run_start(context))
+            if cluster.state not in CLUSTER_LIVE
+        ]
+        return self._is_done_on(context, reversed(ended))
+
+    def _is_done_on(self, context: Context, cluster_ids: Iterable[str]) -> bool:
+        """Whether the step has completed on one of these; it is then where this try goes on."""
+        now = self._now
+        wanted = self._wanted(context)
+        meant = (wanted.digest(), wanted.intent.clears)
+        for cluster_id in cluster_ids:
+            if cluster_id == now.cluster_id:
+                continue
+            for step in self.step_keeper.found(cluster_id, [wanted.intent.lineage]):
+                if (step.mark.content, step.mark.clears) == meant and step.state in STEP_SUCCEEDED:
+                    now.cluster_id = cluster_id
+                    return True  # _ensure_step adopts it
+        return False
+
+    def _turn(self, lineage: str) -> int:
+        """The place of this task among those whose steps were lost with the cluster; they meet on one replacement."""
+        lost = [
+            step for step in self.step_keeper.found(self._now.cluster_id) if step.state not in STEP_SUCCEEDED
+        ]
+        order = list(dict.fromkeys(step.mark.lineage for step in lost))
+        return order.index(lineage) if lineage in order else len(order)
+
+    def _restore(self, context: Context, plan: ClusterPlan) -> list[str]:
+        """Run again, on the replacement, what completed on a lost cluster and lived in its HDFS."""
+        now = self._now
+        gone: dict[str, WantedStep] = {}
+        for cluster in self.cluster_keeper.ever(plan.lineage, run_start(context)):
+            if cluster.id == now.cluster_id or cluster.state in CLUSTER_LIVE:
+                continue
+            for step in self.step_keeper.found(cluster.id):
+                if step.mark.on_hdfs and step.state in STEP_SUCCEEDED:
+                    gone[step.mark.lineage] = run_again(step)
+        if not gone:
+            return []
+        self.log.info("%d steps whose output was in the lost cluster's HDFS run again", len(gone))
+        return [
+            step.id for step in self.step_keeper.ensure(now.cluster_id, list(gone.values()), look_first=True)
+        ]
+
+    def _plan(self, context: Context) -> ClusterPlan | None:
+        if self.cluster_task_id is None:
+            return None
+        ti: Any = context["ti"]
+        document = ti.xcom_pull(task_ids=self.cluster_task_id, key=PLAN_KEY)
+        return ClusterPlan.from_document(document) if document else None
+
+    def _check_up(self, cluster_id: str) -> None:
+        cluster = self.cluster_keeper.hook.describe(cluster_id)
+        if cluster_state(cluster) in CLUSTER_ENDING:
+            raise ClusterLostError(
+                f"Cluster {cluster_id} has ended, and its HDFS with it.", cluster_id=cluster_id
+            )
+
+    def _pool_keeper(self) -> PoolKeeper:
+        from airflow_emr_etl.hooks.cluster_pool import PoolKeeper
+        from airflow_emr_etl.models.pool import ClusterPool
+
+        pool = checked(ClusterPool, self.cluster_pool, of=f"The pool of task {self.task_id}")
+        return PoolKeeper(pool, self.clients, self.lake, self.clock, site=site())
+
+    def _leave_pool(self, context: Context) -> None:
+        if self.cluster_pool is None:
+            return
+        try:
+            self._pool_keeper().leave(scope_of(context).lineage)
+        except EmrEtlError as error:
+            self.log.warning("The pool still counts this step until it looks itself: %s", error)
 
     def _tell_logs(self, step_id: str) -> str:
         """Write the end of the step's own logs into the task's log; the last lines again, for the error."""
         try:
-            log_uri = EmrClusterHook(clients=self.clients).describe(self.cluster_id).get("LogUri")
+            log_uri = self.cluster_keeper.hook.describe(self._now.cluster_id).get("LogUri")
             if not log_uri:
                 return "\nThe cluster keeps no logs; set log_uri in its spec to see the step's output here."
-            folder = logs_folder(log_uri, self.cluster_id, step_id)
+            folder = logs_folder(log_uri, self._now.cluster_id, step_id)
             found = self._tails(folder)
             # In cluster mode the driver runs in a container of YARN's; the step only tells which.
             for application in sorted(set(_APPLICATION.findall(str(found.values())))):
-                containers = logs_folder(log_uri, self.cluster_id).child(f"containers/{application}/")
+                containers = logs_folder(log_uri, self._now.cluster_id).child(f"containers/{application}/")
                 found |= self._tails(containers, within=_DRIVER_CONTAINER)
         except EmrEtlError as error:
             return f"\nThe step's logs could not be read: {error}"
@@ -200,28 +491,27 @@ class EmrStepOperator(BaseOperator):
 
     def _show(self, context: Context, step_id: str) -> None:
         ti: Any = context["ti"]
-        ti.xcom_push(key=STEP_KEY, value={"cluster_id": self.cluster_id, "step_id": step_id})
+        ti.xcom_push(key=STEP_KEY, value={"cluster_id": self._now.cluster_id, "step_id": step_id})
         where = {"region": self.clients.region, "partition": self.clients.partition}
-        EmrClusterLink.push(ti, cluster_url(self.cluster_id, **where))
+        EmrClusterLink.push(ti, cluster_url(self._now.cluster_id, **where))
         try:
-            log_uri = EmrClusterHook(clients=self.clients).describe(self.cluster_id).get("LogUri")
+            log_uri = self.cluster_keeper.hook.describe(self._now.cluster_id).get("LogUri")
         except EmrEtlError as error:
             self.log.warning("No link to the logs: %s", error)
         else:
-            EmrLogsLink.push(ti, logs_url(log_uri, self.cluster_id, step_id, **where))
+            EmrLogsLink.push(ti, logs_url(log_uri, self._now.cluster_id, step_id, **where))
 
-    def _cancel(self) -> None:
-        """Cancel the step as well as can be; what failed before this must stay the error that is seen."""
-        if self._step_id is None:
+    def _cancel(self, *, grace_seconds: float = INTERRUPT_SECONDS) -> None:
+        """Stop the step as well as can be; what failed before this must stay the error that is seen."""
+        now = self._progress
+        if now is None or now.step_id is None:
             return
         try:
-            said = self.hook.cancel(self.cluster_id, [self._step_id])
+            self.step_keeper.stop(now.cluster_id, now.step_id, grace_seconds=grace_seconds)
         except EmrEtlError as error:
-            self.log.warning("Step %s could not be cancelled: %s", self._step_id, error)
+            self.log.warning("Step %s could not be cancelled: %s", now.step_id, error)
         else:
-            self.log.info(
-                "Asked EMR to cancel step %s: %s", self._step_id, said.get(self._step_id, "no answer")
-            )
+            self.log.info("Told EMR to cancel step %s", now.step_id)
 
 
 class EmrSparkOperator(EmrStepOperator):
@@ -244,6 +534,7 @@ class EmrSparkOperator(EmrStepOperator):
 
     template_fields: Sequence[str] = (
         "cluster_id",
+        "cluster_pool",
         "job",
         "script",
         "args",
@@ -256,7 +547,11 @@ class EmrSparkOperator(EmrStepOperator):
         "aws_conn_id",
         "region_name",
     )
-    template_fields_renderers: ClassVar[dict[str, str]] = {"args": "json", "conf": "json"}
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        "args": "json",
+        "conf": "json",
+        "cluster_pool": "json",
+    }
 
     def __init__(
         self,
@@ -305,7 +600,7 @@ class EmrSparkOperator(EmrStepOperator):
     def build_step(self, context: Context) -> Step:
         entry, packed = self._locate(context)
         args = self.arguments(context)
-        step: SparkStep = checked(
+        step: Step = checked(
             SparkStep,
             {
                 "name": self.step_name or self.task_id,
@@ -320,21 +615,29 @@ class EmrSparkOperator(EmrStepOperator):
             },
             of=f"The Spark step of task {self.task_id}",
         )
-        output = self.attempt_output(context)
-        return step if output is None else step.model_copy(update={"args": (*step.args, "--output", output)})
+        return step
+
+    def for_attempt(self, step: Step, attempt: str) -> Step:
+        output = self._output_of(attempt)
+        if output is None or not isinstance(step, SparkStep):
+            return step
+        return step.model_copy(update={"args": (*step.args, "--output", output)})
 
     def arguments(self, context: Context) -> Sequence[str] | Mapping[str, Any]:
         """The program's arguments, without ``--output``."""
         return self.args
 
-    def attempt_output(self, context: Context) -> str | None:
-        """The folder that this try alone writes to."""
+    def attempt_output(self) -> str | None:
+        """The folder that the step, as this task added it or took it over, alone writes to."""
+        return self._output_of(self._now.attempt or "")
+
+    def _output_of(self, attempt: str) -> str | None:
         if self.output_folder is None:
             return None
-        return f"{as_folder(self.output_folder)}attempt={attempt_token(context)}/"
+        return f"{as_folder(self.output_folder)}attempt={attempt}/"
 
     def result(self, context: Context, step: dict[str, Any]) -> dict[str, Any]:
-        return {**super().result(context, step), "output": self.attempt_output(context)}
+        return {**super().result(context, step), "output": self.attempt_output()}
 
     def _locate(self, context: Context) -> tuple[str, list[str]]:
         """The program's address in S3 and those of the Python code it needs; uploads what is not there."""
@@ -356,13 +659,6 @@ class EmrSparkOperator(EmrStepOperator):
     def _folder(self, kind: str) -> str:
         assert self.artifacts is not None
         return f"{as_folder(self.artifacts)}{kind}/"
-
-
-def attempt_token(context: Context) -> str:
-    """A short name for this try of this task: the same after a deferral, another on a retry or a clear."""
-    ti: Any = context["ti"]
-    identity = f"{ti.dag_id}/{ti.run_id}/{ti.task_id}/{ti.map_index}/{ti.try_number}"
-    return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
 def beside_dag(operator: BaseOperator, path: str) -> Path:

@@ -51,7 +51,7 @@ class EmrQualityGateOperator(EmrSparkOperator):
         ]
 
     def result(self, context: Context, step: dict[str, Any]) -> dict[str, Any]:
-        address = f"{self.attempt_output(context)}result.json"
+        address = f"{self.attempt_output()}result.json"
         try:
             verdict = json.loads(self.lake.read(address))
             checks = list(_checks(verdict))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import conf
 
 from airflow_emr_etl.exceptions import WaitTimeoutError
+from airflow_emr_etl.hooks.clock import SYSTEM_CLOCK, Clock
 from airflow_emr_etl.triggers.polling import PollingTrigger, error_from
 
 if TYPE_CHECKING:
@@ -25,22 +26,28 @@ def defers_by_default() -> bool:
     return bool(conf.getboolean("emr_etl", "deferrable", fallback=True))
 
 
+def deadline_of(operator: BaseOperator, timeout: timedelta, clock: Clock = SYSTEM_CLOCK) -> datetime:
+    """When the wait of a task that begins now must end.
+
+    ``execution_timeout`` is not kept by Airflow while a task is deferred, so it bounds the deadline here.
+    """
+    return clock.now() + min(timeout, operator.execution_timeout or timeout)
+
+
 def wait_for(
     operator: BaseOperator,
     make_trigger: Callable[[str], PollingTrigger],
     *,
-    timeout: timedelta,
+    deadline: datetime,
     deferrable: bool,
+    clock: Clock = SYSTEM_CLOCK,
 ) -> dict[str, Any]:
-    """Wait by ``make_trigger(deadline)``: defer to the operator's ``execute_complete``, or return its payload.
-
-    ``execution_timeout`` is not kept by Airflow while a task is deferred, so it bounds the deadline here.
-    """
-    limit = min(timeout, operator.execution_timeout or timeout)
-    trigger = make_trigger((datetime.now(UTC) + limit).isoformat())
+    """Wait by ``make_trigger(deadline)``: defer to the operator's ``execute_complete``, or return its payload."""
+    trigger = make_trigger(deadline.isoformat())
     if not deferrable:
-        return trigger.wait_here()
-    operator.defer(trigger=trigger, method_name="execute_complete", timeout=limit + _GRACE)
+        return trigger.wait_here(sleep=clock.sleep, now=clock.now)
+    left = max(deadline - clock.now(), timedelta(0))
+    operator.defer(trigger=trigger, method_name="execute_complete", timeout=left + _GRACE)
     raise AssertionError("defer always raises")
 
 

@@ -39,6 +39,7 @@ from airflow_emr_etl.operators.failures import checked, retry_only_what_can_pass
 from airflow_emr_etl.operators.waiting import (
     RESUMED_TO_FAIL,
     as_timedelta,
+    deadline_of,
     defers_by_default,
     raise_if_not_waited,
     wait_for,
@@ -258,7 +259,8 @@ class RedshiftLoadOperator(BaseOperator):
                 deadline=deadline,
             )
 
-        payload = wait_for(self, trigger, timeout=self.wait_timeout, deferrable=self.deferrable)
+        deadline = deadline_of(self, self.wait_timeout)
+        payload = wait_for(self, trigger, deadline=deadline, deferrable=self.deferrable)
         return self._settle(context, table, load, payload)
 
     def _settle(

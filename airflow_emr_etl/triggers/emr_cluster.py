@@ -7,6 +7,7 @@ from typing import Any
 
 from airflow_emr_etl.hooks.emr_cluster import EmrClusterHook, cluster_state
 from airflow_emr_etl.models.states import CLUSTER_ENDED
+from airflow_emr_etl.triggers.ownership import is_over, whatever_comes
 from airflow_emr_etl.triggers.polling import PollingTrigger, in_task_thread, plain
 
 
@@ -18,18 +19,26 @@ class EmrClusterStateTrigger(PollingTrigger):
     """
 
     def __init__(
-        self, *, cluster_id: str, target_states: list[str], terminate_on_kill: bool = False, **common: Any
+        self,
+        *,
+        cluster_id: str,
+        target_states: list[str],
+        terminate_on_kill: bool = False,
+        lift_protection: bool = False,
+        **common: Any,
     ) -> None:
         super().__init__(**common)
         self.cluster_id = cluster_id
         self.target_states = target_states
         self.terminate_on_kill = terminate_on_kill
+        self.lift_protection = lift_protection
 
     def fields(self) -> dict[str, Any]:
         return {
             "cluster_id": self.cluster_id,
             "target_states": self.target_states,
             "terminate_on_kill": self.terminate_on_kill,
+            "lift_protection": self.lift_protection,
         }
 
     def connect(self) -> EmrClusterHook:
@@ -42,13 +51,17 @@ class EmrClusterStateTrigger(PollingTrigger):
         state = cluster_state(cluster)
         if state not in CLUSTER_ENDED and state.value not in self.target_states:
             return None
-        return {"status": "done", "cluster": plain(cluster, "Id", "Name", "Status", "LogUri")}
+        return {"status": "done", "cluster": plain(cluster, "Id", "Name", "Status", "LogUri", "Tags")}
 
     async def on_kill(self) -> None:
-        """End the cluster that this task made: its user has failed, cleared or skipped the task (Airflow 3.3).
-
-        The mark of ownership that tells this from a triggerer's failover belongs here, before the call.
-        """
+        """End the cluster that this task made, where its user has failed or skipped the task (Airflow 3.3)."""
         if self.terminate_on_kill:
-            hook = await in_task_thread(self.connect)
-            await asyncio.to_thread(hook.terminate, self.cluster_id)
+            await whatever_comes(self._end_if_over())
+
+    async def _end_if_over(self) -> None:
+        if not await is_over(self):
+            return
+        hook = self.hook or await in_task_thread(self.connect)
+        if self.lift_protection:
+            await asyncio.to_thread(hook.lift_protection, self.cluster_id)
+        await asyncio.to_thread(hook.terminate, self.cluster_id)

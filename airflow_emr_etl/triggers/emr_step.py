@@ -8,7 +8,9 @@ from typing import Any
 from airflow_emr_etl.hooks.emr_client import EmrClients
 from airflow_emr_etl.hooks.emr_cluster import EmrClusterHook, cluster_state
 from airflow_emr_etl.hooks.emr_step import EmrStepHook, step_state
+from airflow_emr_etl.hooks.step_keeper import StepKeeper
 from airflow_emr_etl.models.states import CLUSTER_ENDED, STEP_ENDED
+from airflow_emr_etl.triggers.ownership import is_over, whatever_comes
 from airflow_emr_etl.triggers.polling import PollingTrigger, in_task_thread, plain
 
 #: A step that waits or runs does not say that its cluster has gone, so at the first of every so many looks
@@ -49,13 +51,19 @@ class EmrStepTrigger(PollingTrigger):
         )
 
     async def on_kill(self) -> None:
-        """Cancel the step that this task added: its user has failed, cleared or skipped the task (Airflow 3.3).
+        """Cancel the step that this task added, where its user has failed or skipped the task (Airflow 3.3).
 
-        The mark of ownership that tells this from a triggerer's failover belongs here, before the call.
+        A task that was cleared is left to its next try, which cancels what the earlier one had running.
         """
         if self.cancel_on_kill:
-            clients = await in_task_thread(self.connect)
-            await asyncio.to_thread(EmrStepHook(clients=clients).cancel, self.cluster_id, [self.step_id])
+            await whatever_comes(self._stop_if_over())
+
+    async def _stop_if_over(self) -> None:
+        if not await is_over(self):
+            return
+        clients = self.hook or await in_task_thread(self.connect)
+        keeper = StepKeeper(EmrStepHook(clients=clients))
+        await asyncio.to_thread(keeper.stop, self.cluster_id, self.step_id)
 
 
 def look_at_step(
@@ -72,7 +80,7 @@ def look_at_step(
             if step_state(step) not in STEP_ENDED:
                 return {
                     "status": "cluster_ended",
-                    "cluster": plain(cluster, "Id", "Name", "Status", "LogUri"),
+                    "cluster": plain(cluster, "Id", "Name", "Status", "LogUri", "Tags"),
                     "step": plain(step, "Id", "Name", "Status"),
                 }
     if step_state(step) in STEP_ENDED:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_emr_etl import exceptions
-from airflow_emr_etl.exceptions import EmrEtlError
+from airflow_emr_etl.exceptions import EmrEtlError, ExpiredTokenError
 from airflow_emr_etl.hooks.aws_errors import translate
 
 T = TypeVar("T")
@@ -44,7 +44,8 @@ class PollingTrigger(BaseTrigger):
     (throttling, an outage) are waited out until the deadline. An exception of ``run`` would fail the task
     without telling the operator, which could then not clean up.
 
-    ``deadline`` is a time in UTC, ISO format: it holds through restarts of the triggerer.
+    ``deadline`` is a time in UTC, ISO format: it holds through restarts of the triggerer. ``carry`` is plain
+    JSON of the operator's that comes back with the event.
     """
 
     def __init__(
@@ -55,8 +56,12 @@ class PollingTrigger(BaseTrigger):
         poll_interval: float = 30.0,
         first_poll: float = 1.0,
         deadline: str | None = None,
+        carry: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.carry = carry
+        #: What ``connect`` made, once it has.
+        self.hook: Any = None
         self.aws_conn_id = aws_conn_id
         self.region_name = region_name
         self.poll_interval = poll_interval
@@ -82,6 +87,7 @@ class PollingTrigger(BaseTrigger):
             "poll_interval": self.poll_interval,
             "first_poll": self.first_poll,
             "deadline": self.deadline,
+            "carry": self.carry,
         }
         return f"{type(self).__module__}.{type(self).__qualname__}", {**self.fields(), **common}
 
@@ -95,17 +101,17 @@ class PollingTrigger(BaseTrigger):
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> dict[str, Any]:
         """Look until there is a payload; for the triggerer."""
-        hook: Any = None
         for delay in self._delays():
             try:
-                if hook is None:
-                    hook = await in_task_thread(self.connect)
-                payload = await asyncio.to_thread(self.look, hook)
+                if self.hook is None:
+                    self.hook = await in_task_thread(self.connect)
+                payload = await asyncio.to_thread(self.look, self.hook)
             except Exception as error:
+                self.hook = None if isinstance(translate(error), ExpiredTokenError) else self.hook
                 payload = self._payload_of(error)
             payload = payload or self._payload_of_time(now())
             if payload is not None:
-                return {**self.fields(), **payload}
+                return {**self.fields(), "carry": self.carry, **payload}
             await sleep(self._until_deadline(delay, now()))
         raise AssertionError("delays never end")
 
@@ -116,17 +122,17 @@ class PollingTrigger(BaseTrigger):
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> dict[str, Any]:
         """The same wait in the worker, for a task that does not defer."""
-        hook: Any = None
         for delay in self._delays():
             try:
-                if hook is None:
-                    hook = self.connect()
-                payload = self.look(hook)
+                if self.hook is None:
+                    self.hook = self.connect()
+                payload = self.look(self.hook)
             except Exception as error:
+                self.hook = None if isinstance(translate(error), ExpiredTokenError) else self.hook
                 payload = self._payload_of(error)
             payload = payload or self._payload_of_time(now())
             if payload is not None:
-                return {**self.fields(), **payload}
+                return {**self.fields(), "carry": self.carry, **payload}
             sleep(self._until_deadline(delay, now()))
         raise AssertionError("delays never end")
 
@@ -159,7 +165,9 @@ async def in_task_thread(function: Callable[[], T]) -> T:
     """
     from asgiref.sync import sync_to_async
 
-    result: T = await sync_to_async(function)()
+    # Shielded, since a cancellation that asgiref passes on has lost the message by which Airflow knows that a
+    # user did it, and would not call on_kill.
+    result: T = await asyncio.shield(asyncio.ensure_future(sync_to_async(function)()))
     return result
 
 

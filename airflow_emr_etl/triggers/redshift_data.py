@@ -8,6 +8,7 @@ from typing import Any
 from airflow_emr_etl.hooks.redshift_data import RedshiftDataHook, statement_state
 from airflow_emr_etl.models.statement import STATEMENT_ENDED
 from airflow_emr_etl.models.table import RedshiftTarget
+from airflow_emr_etl.triggers.ownership import is_over, whatever_comes
 from airflow_emr_etl.triggers.polling import PollingTrigger, in_task_thread, plain
 
 
@@ -60,7 +61,14 @@ class RedshiftStatementTrigger(PollingTrigger):
         return {"status": "done", "statement": statement}
 
     async def on_kill(self) -> None:
-        """Cancel the statement: a user has failed, cleared or skipped the task (Airflow 3.3)."""
+        """Cancel the statement, where a user has failed or skipped the task (Airflow 3.3).
+
+        A cleared task's next try finds in the load history what this one has still loaded.
+        """
         if self.cancel_on_kill:
-            hook = await in_task_thread(self.connect)
+            await whatever_comes(self._cancel_if_over())
+
+    async def _cancel_if_over(self) -> None:
+        if await is_over(self):
+            hook = self.hook or await in_task_thread(self.connect)
             await asyncio.to_thread(hook.cancel, self.statement_id)

@@ -12,6 +12,8 @@ from typing import Any
 import boto3
 import pytest
 
+from airflow_emr_etl.models.intent import without_mark
+
 DAY = datetime(2026, 1, 5, tzinfo=UTC)
 DAGS = Path(__file__).parent / "dags"
 
@@ -58,14 +60,18 @@ def test_a_run_that_goes_well(dags: dict[str, Any], bucket: str) -> None:
     assert set(states(run).values()) == {"success"}
     assert str(run.state) == "success"
     emr, s3 = boto3.client("emr"), boto3.client("s3")
-    clusters = [item for item in emr.list_clusters()["Clusters"] if item["Name"] == "runs_well 2026-01-05"]
+    clusters = [
+        item
+        for item in emr.list_clusters()["Clusters"]
+        if without_mark(item["Name"]) == "runs_well 2026-01-05"
+    ]
     assert [item["Status"]["State"] for item in clusters] in (["TERMINATING"], ["TERMINATED"])
     steps = emr.list_steps(ClusterId=clusters[0]["Id"])["Steps"]
-    assert {step["Name"]: step["Status"]["State"] for step in steps} == {
+    assert {without_mark(step["Name"]): step["Status"]["State"] for step in steps} == {
         "count": "COMPLETED",
         "end": "COMPLETED",
     }
-    [count] = [step["Id"] for step in steps if step["Name"] == "count"]
+    [count] = [step["Id"] for step in steps if without_mark(step["Name"]) == "count"]
     key = f"emr/{clusters[0]['Id']}/steps/{count}/stdout.gz"
     output = s3.get_object(Bucket=f"{bucket}-logs", Key=key)["Body"].read()
     assert gzip.decompress(output) == b"lines of 2026-01-05: 3\n"

@@ -9,10 +9,11 @@ from airflow_emr_etl.hooks.emr_client import EmrClients
 from airflow_emr_etl.hooks.emr_cluster import EmrClusterHook
 from airflow_emr_etl.hooks.emr_step import EmrStepHook
 from airflow_emr_etl.models.cluster import ClusterSpec
-from airflow_emr_etl.models.states import StepState
+from airflow_emr_etl.models.states import CLUSTER_LIVE, ClusterState, StepState
 from airflow_emr_etl.models.step import CommandStep
 
-STEP = CommandStep(name="x", command=["true"])
+STEP = CommandStep(name="x", command=["true"]).to_api()
+REQUEST = ClusterSpec(name="x").to_api()
 
 
 def test_the_two_writes_are_sent_once_and_the_reads_are_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,10 +36,36 @@ def test_a_real_client_sends_a_write_once() -> None:
     assert (clients.region, clients.partition) == ("eu-west-1", "aws")
 
 
-def test_an_ambiguous_end_is_told_apart(emr: FakeEmr) -> None:
+def test_an_ambiguous_end_is_told_apart_and_not_tried_again(emr: FakeEmr) -> None:
     emr.errors["RunJobFlow"] = [refusal("RunJobFlow", "InternalServerError", "", 500)]
     with pytest.raises(ServiceUnavailableError):
-        EmrClusterHook().create(ClusterSpec(name="x"))
+        EmrClusterHook().create(REQUEST)
+    assert emr.calls["RunJobFlow"] == 1
+    cluster_id = EmrClusterHook().create(REQUEST)
+    emr.errors["AddJobFlowSteps"] = [refusal("AddJobFlowSteps", "InternalServerError", "", 500)]
+    with pytest.raises(ServiceUnavailableError):
+        EmrStepHook().add(cluster_id, [STEP])
+    assert emr.calls["AddJobFlowSteps"] == 1
+
+
+def test_all_pages_of_clusters_in_some_states(emr: FakeEmr) -> None:
+    ids = [EmrClusterHook().create(REQUEST) for _ in range(70)]
+    EmrClusterHook().terminate(ids[0])
+    listed = [each["Id"] for each in EmrClusterHook().list_clusters(CLUSTER_LIVE)]
+    assert listed == ids[:0:-1], "the latest first"
+    assert emr.calls["ListClusters"] == 2
+    [ended] = EmrClusterHook().list_clusters([ClusterState.TERMINATED])
+    assert ended["Id"] == ids[0]
+    since = emr.clusters[ids[-2]].created
+    [last] = EmrClusterHook().list_clusters(CLUSTER_LIVE, created_after=since)
+    assert last["Id"] == ids[-1]
+
+
+def test_tags_are_added_to_those_that_are_there(emr: FakeEmr) -> None:
+    cluster_id = EmrClusterHook().create(ClusterSpec(name="x", tags={"team": "data"}).to_api())
+    EmrClusterHook().tag(cluster_id, {"more": "yes"})
+    tags = EmrClusterHook().describe(cluster_id)["Tags"]
+    assert tags == [{"Key": "team", "Value": "data"}, {"Key": "more", "Value": "yes"}]
 
 
 def test_no_such_cluster(emr: FakeEmr) -> None:
@@ -47,14 +74,14 @@ def test_no_such_cluster(emr: FakeEmr) -> None:
 
 
 def test_a_cluster_that_has_ended_takes_no_steps(emr: FakeEmr) -> None:
-    cluster_id = EmrClusterHook().create(ClusterSpec(name="x"))
+    cluster_id = EmrClusterHook().create(REQUEST)
     EmrClusterHook().terminate(cluster_id)
     with pytest.raises(ClusterLostError, match="may not be modified"):
         EmrStepHook().add(cluster_id, [STEP])
 
 
 def test_any_number_of_ids_is_asked_for_ten_at_a_time(emr: FakeEmr) -> None:
-    cluster_id = EmrClusterHook().create(ClusterSpec(name="x"))
+    cluster_id = EmrClusterHook().create(REQUEST)
     ids = EmrStepHook().add(cluster_id, [STEP] * 25)
     found = list(EmrStepHook().list_steps(cluster_id, step_ids=ids))
     assert {step["Id"] for step in found} == set(ids)
@@ -63,7 +90,7 @@ def test_any_number_of_ids_is_asked_for_ten_at_a_time(emr: FakeEmr) -> None:
 
 
 def test_cancel_says_what_came_of_each(emr: FakeEmr) -> None:
-    cluster_id = EmrClusterHook().create(ClusterSpec(name="x"))
+    cluster_id = EmrClusterHook().create(REQUEST)
     first, second = EmrStepHook().add(cluster_id, [STEP, STEP])
     emr.clusters[cluster_id].steps[first].state = "COMPLETED"
     assert EmrStepHook().cancel(cluster_id, [first, second]) == {

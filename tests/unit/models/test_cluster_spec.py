@@ -52,6 +52,11 @@ def test_the_primary_is_of_the_same_kind_as_the_core() -> None:
     assert "InstanceFleets" not in instances
 
 
+def test_groups_start_in_the_first_subnet() -> None:
+    spec = ClusterSpec(name="x", core=InstanceGroup(), subnets=["subnet-1", "subnet-2"])
+    assert spec.to_api()["Instances"]["Ec2SubnetId"] == "subnet-1"
+
+
 def test_scaling_counts_in_what_the_cluster_has() -> None:
     scaling = ManagedScaling(minimum=2, maximum=10, maximum_core=4)
     fleets = ClusterSpec(name="x", managed_scaling=scaling).to_api()
@@ -90,6 +95,9 @@ def test_the_document_makes_the_same_spec() -> None:
         idle_timeout=timedelta(minutes=5),
         tags={"team": "data"},
         managed_scaling=ManagedScaling(minimum=1, maximum=2),
+        fallback_types="r5.xlarge",
+        on_demand_fallback=False,
+        max_age=timedelta(hours=3),
     )
     assert ClusterSpec.model_validate(spec.document()) == spec
 
@@ -116,7 +124,7 @@ def test_it_cannot_be_changed() -> None:
         ({"primary": InstanceGroup()}, "primary is a InstanceGroup, core is a Fleet"),
         ({"primary": Fleet(on_demand_units=2)}, "the primary fleet asks for 2 units"),
         ({"primary": InstanceGroup(count=2), "core": InstanceGroup()}, "takes 1, or 3"),
-        ({"core": InstanceGroup(), "subnets": ["a", "b"]}, "instance groups take one"),
+        ({"fallback_types": ["m5"]}, "is not an EC2 instance type"),
         (
             {
                 "core": InstanceGroup(),
@@ -126,7 +134,8 @@ def test_it_cannot_be_changed() -> None:
         ),
         ({"managed_scaling": {"minimum": 3, "maximum": 2}}, "minimum (3) is above maximum (2)"),
         ({"tags": {"aws:x": "y"}}, "does not begin with 'aws:'"),
-        ({"tags": {str(n): "" for n in range(51)}}, "at most 50"),
+        # The rest of EMR's 50 says whose the cluster is.
+        ({"tags": {str(n): "" for n in range(36)}}, "at most 35"),
         ({"bootstrap": [{"path": "/tmp/x.sh"}]}, "cannot be reached from a machine"),
     ],
 )

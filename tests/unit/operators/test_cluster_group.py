@@ -60,6 +60,25 @@ def test_setup_and_teardown_leave_the_verdict_to_the_steps(dag: Any) -> None:
     assert down.lift_protection
 
 
+def test_every_task_knows_whose_cluster_it_is(dag: Any) -> None:
+    told = {task.task_id: task.cluster_task_id for task in dag.tasks if hasattr(task, "cluster_task_id")}
+    assert told == {
+        "left": "cluster_up",
+        "right": "cluster_up",
+        "checked": "cluster_up",
+        "cluster_down": "cluster_up",
+        "loaded": None,
+    }
+
+
+def test_a_step_says_where_its_output_lives() -> None:
+    with DAG("h", schedule=None), EmrCluster("c", spec=SPEC) as cluster:
+        copied = cluster.step("copied", TRUE, on_hdfs=True)
+        counted = cluster.spark("counted", script="s3://lake/x.py")
+    assert copied.on_hdfs
+    assert not counted.on_hdfs
+
+
 def test_defaults_reach_every_task_and_can_be_overruled(dag: Any) -> None:
     assert {task.task_id: task.retries for task in dag.tasks if task.task_id != "arrived"} == {
         "cluster_up": 3,

@@ -13,7 +13,8 @@ from airflow_emr_etl.exceptions import AccessDeniedError
 from airflow_emr_etl.models.cluster import ClusterSpec
 from airflow_emr_etl.models.step import CommandStep
 from airflow_emr_etl.triggers.emr_cluster import EmrClusterStateTrigger
-from airflow_emr_etl.triggers.emr_step import EmrStepTrigger
+from airflow_emr_etl.triggers.emr_step import CLUSTER_CHECK_EVERY, EmrStepTrigger
+from airflow_emr_etl.triggers.pause import PauseTrigger
 from airflow_emr_etl.triggers.polling import PollingTrigger, error_document, error_from, poll_delays
 from airflow_emr_etl.triggers.s3_logs import S3PrefixTrigger
 
@@ -23,11 +24,19 @@ COMMON: dict[str, Any] = {
     "poll_interval": 7.0,
     "first_poll": 0.5,
     "deadline": "2026-01-05T00:00:00+00:00",
+    "carry": {"phase": "step", "left": ["s-1"]},
 }
 TRIGGERS = [
-    EmrClusterStateTrigger(cluster_id="j-1", target_states=["RUNNING"], terminate_on_kill=True, **COMMON),
+    EmrClusterStateTrigger(
+        cluster_id="j-1",
+        target_states=["RUNNING"],
+        terminate_on_kill=True,
+        lift_protection=True,
+        **COMMON,
+    ),
     EmrStepTrigger(cluster_id="j-1", step_id="s-1", cancel_on_kill=True, **COMMON),
     S3PrefixTrigger(prefix="s3://b/p/", marker="s3://b/p/_SUCCESS", **COMMON),
+    PauseTrigger(**COMMON),
 ]
 
 
@@ -101,6 +110,73 @@ def test_a_cluster_that_ends_ends_the_wait(emr: FakeEmr, step: dict[str, str]) -
     assert payload["cluster"]["Status"]["StateChangeReason"]["Message"] == "spot"
 
 
+def test_a_cluster_that_takes_its_steps_along_ends_the_wait_by_the_step(
+    emr: FakeEmr, step: dict[str, str]
+) -> None:
+    emr.lose(step["cluster_id"])
+    payload = Clock().wait(EmrStepTrigger(**step))
+    assert (payload["status"], payload["step"]["Status"]["State"]) == ("done", "CANCELLED")
+
+
+def test_a_step_that_completed_just_before_its_cluster_ended_has_completed(
+    emr: FakeEmr, step: dict[str, str]
+) -> None:
+    made = emr.clusters[step["cluster_id"]].steps[step["step_id"]]
+
+    def both() -> None:
+        made.state = "COMPLETED"
+        emr.end(step["cluster_id"], "USER_REQUEST", "")
+
+    emr.meanwhile["DescribeCluster"] = [both]
+    payload = Clock().wait(EmrStepTrigger(**step))
+    assert (payload["status"], payload["step"]["Status"]["State"]) == ("done", "COMPLETED")
+
+
+def test_the_cluster_is_asked_now_and_then_only(emr: FakeEmr, step: dict[str, str]) -> None:
+    emr.frozen = True
+    clock = Clock()
+    clock.wait(EmrStepTrigger(**step, deadline=(clock.now + timedelta(minutes=10)).isoformat()))
+    assert emr.calls["DescribeStep"] > 20
+    assert emr.calls["DescribeCluster"] <= emr.calls["DescribeStep"] / CLUSTER_CHECK_EVERY + 1
+
+
+def test_a_cluster_that_ends_is_told_whatever_was_waited_for(emr: FakeEmr, cluster_id: str) -> None:
+    emr.cluster_end = None
+    emr.end(cluster_id, "BOOTSTRAP_FAILURE", "bootstrap action 1 failed")
+    payload = Clock().wait(EmrClusterStateTrigger(cluster_id=cluster_id, target_states=["WAITING"]))
+    assert payload["status"] == "done"
+    assert payload["cluster"]["Status"]["StateChangeReason"]["Code"] == "BOOTSTRAP_FAILURE"
+    assert payload["cluster"]["Id"] == cluster_id
+    assert {"Name", "LogUri", "Tags"} <= payload["cluster"].keys(), "what a replacement is made by"
+
+
+def test_the_operators_baggage_comes_back_with_every_event(emr: FakeEmr, step: dict[str, str]) -> None:
+    emr.errors["DescribeStep"] = [refusal("DescribeStep", "AccessDeniedException", "no", 403)]
+    carry = {"phase": "step", "restoring": ["s-1"]}
+    told = [Clock().wait(EmrStepTrigger(**step, carry=carry)) for _ in range(2)]
+    assert [payload["status"] for payload in told] == ["error", "done"]
+    assert [payload["carry"] for payload in told] == [carry, carry]
+    assert Clock().wait(EmrStepTrigger(**step))["carry"] is None
+
+
+def test_a_pause_ends_at_its_time_and_asks_nobody(emr: FakeEmr) -> None:
+    clock = Clock()
+    trigger = PauseTrigger(deadline=(clock.now + timedelta(seconds=45)).isoformat(), carry={"a": 1})
+    assert clock.wait(trigger) == {"status": "timeout", "carry": {"a": 1}}
+    assert sum(clock.slept) == pytest.approx(45)
+    assert emr.calls == {}
+
+
+def test_the_worker_waits_in_the_same_way(emr: FakeEmr, step: dict[str, str]) -> None:
+    payload = EmrStepTrigger(**step).wait_here(sleep=emr.clock.sleep, now=emr.clock.now)
+    assert payload["status"] == "done"
+    emr.frozen = True
+    emr.clusters[step["cluster_id"]].steps[step["step_id"]].state = "RUNNING"
+    deadline = (emr.clock.now() + timedelta(minutes=10)).isoformat()
+    payload = EmrStepTrigger(**step, deadline=deadline).wait_here(sleep=emr.clock.sleep, now=emr.clock.now)
+    assert payload["status"] == "timeout"
+
+
 def test_the_deadline_holds(emr: FakeEmr, step: dict[str, str]) -> None:
     emr.frozen = True
     clock = Clock()
@@ -142,15 +218,3 @@ def test_run_yields_one_event(emr: FakeEmr, cluster_id: str) -> None:
 
     [payload] = asyncio.run(events())
     assert payload["status"] == "done"
-
-
-def test_on_kill_ends_what_the_task_made_and_nothing_else(emr: FakeEmr, step: dict[str, str]) -> None:
-    made = emr.clusters[step["cluster_id"]].steps[step["step_id"]]
-    asyncio.run(EmrStepTrigger(**step).on_kill())
-    asyncio.run(EmrClusterStateTrigger(cluster_id=step["cluster_id"], target_states=[]).on_kill())
-    assert (made.state, emr.only_cluster().state) == ("PENDING", "STARTING")
-    asyncio.run(EmrStepTrigger(**step, cancel_on_kill=True).on_kill())
-    assert made.state == "CANCELLED"
-    trigger = EmrClusterStateTrigger(cluster_id=step["cluster_id"], target_states=[], terminate_on_kill=True)
-    asyncio.run(trigger.on_kill())
-    assert emr.only_cluster().state == "TERMINATED"
