@@ -12,11 +12,13 @@ def _register() -> None:
     from airflow_emr_etl.cli.jobs import app as jobs_app
     from airflow_emr_etl.cli.local import app as local_app
     from airflow_emr_etl.cli.logs import app as logs_app
+    from airflow_emr_etl.cli.reap import reap
     from airflow_emr_etl.cli.standalone import down, up
 
     app.command()(demo)
     app.command()(up)
     app.command()(down)
+    app.command()(reap)
     app.add_typer(local_app, name="local")
     app.add_typer(jobs_app, name="jobs")
     app.add_typer(logs_app, name="logs")
