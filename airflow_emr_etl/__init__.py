@@ -21,12 +21,15 @@ if TYPE_CHECKING:
         InstanceGroup,
         ManagedScaling,
     )
+    from airflow_emr_etl.models.pool import ClusterPool
     from airflow_emr_etl.models.step import ActionOnFailure, CommandStep, SparkStep
     from airflow_emr_etl.models.table import RedshiftTable, RedshiftTarget
     from airflow_emr_etl.operators.cluster_group import EmrCluster
     from airflow_emr_etl.operators.emr_cluster import EmrCreateClusterOperator, EmrTerminateClusterOperator
+    from airflow_emr_etl.operators.emr_reaper import EmrReaperOperator
     from airflow_emr_etl.operators.emr_step import EmrSparkOperator, EmrStepOperator
     from airflow_emr_etl.operators.quality_gate import EmrQualityGateOperator
+    from airflow_emr_etl.retry_policy import emr_retry_policy
     from airflow_emr_etl.sensors.emr_cluster import EmrClusterSensor
     from airflow_emr_etl.sensors.emr_step import EmrStepSensor
     from airflow_emr_etl.sensors.s3_logs import S3LogsSensor
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "ActionOnFailure": "models.step",
     "BootstrapAction": "models.cluster",
+    "ClusterPool": "models.pool",
     "ClusterSpec": "models.cluster",
     "CommandStep": "models.step",
     "Configuration": "models.cluster",
@@ -43,6 +47,7 @@ _MODULES = {
     "EmrClusterSensor": "sensors.emr_cluster",
     "EmrCreateClusterOperator": "operators.emr_cluster",
     "EmrQualityGateOperator": "operators.quality_gate",
+    "EmrReaperOperator": "operators.emr_reaper",
     "EmrSparkOperator": "operators.emr_step",
     "EmrStepOperator": "operators.emr_step",
     "EmrStepSensor": "sensors.emr_step",
@@ -56,12 +61,14 @@ _MODULES = {
     "RedshiftTarget": "models.table",
     "S3LogsSensor": "sensors.s3_logs",
     "SparkStep": "models.step",
+    "emr_retry_policy": "retry_policy",
 }
 
 __all__ = [  # noqa: RUF022  (the version first, then the names)
     "__version__",
     "ActionOnFailure",
     "BootstrapAction",
+    "ClusterPool",
     "ClusterSpec",
     "CommandStep",
     "Configuration",
@@ -70,6 +77,7 @@ __all__ = [  # noqa: RUF022  (the version first, then the names)
     "EmrClusterSensor",
     "EmrCreateClusterOperator",
     "EmrQualityGateOperator",
+    "EmrReaperOperator",
     "EmrSparkOperator",
     "EmrStepOperator",
     "EmrStepSensor",
@@ -83,6 +91,7 @@ __all__ = [  # noqa: RUF022  (the version first, then the names)
     "RedshiftTarget",
     "S3LogsSensor",
     "SparkStep",
+    "emr_retry_policy",
 ]
 
 

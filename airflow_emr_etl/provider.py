@@ -51,7 +51,9 @@ def get_provider_info() -> dict[str, Any]:
                 "integration-name": _EMR,
                 "python-modules": [
                     "airflow_emr_etl.operators.cluster_group",
+                    "airflow_emr_etl.operators.emr",
                     "airflow_emr_etl.operators.emr_cluster",
+                    "airflow_emr_etl.operators.emr_reaper",
                     "airflow_emr_etl.operators.emr_step",
                     "airflow_emr_etl.operators.quality_gate",
                 ],
@@ -60,7 +62,11 @@ def get_provider_info() -> dict[str, Any]:
         "sensors": [
             {
                 "integration-name": _EMR,
-                "python-modules": ["airflow_emr_etl.sensors.emr_cluster", "airflow_emr_etl.sensors.emr_step"],
+                "python-modules": [
+                    "airflow_emr_etl.sensors.emr",
+                    "airflow_emr_etl.sensors.emr_cluster",
+                    "airflow_emr_etl.sensors.emr_step",
+                ],
             },
             {"integration-name": _S3, "python-modules": ["airflow_emr_etl.sensors.s3_logs"]},
         ],
@@ -68,8 +74,10 @@ def get_provider_info() -> dict[str, Any]:
             {
                 "integration-name": _EMR,
                 "python-modules": [
+                    "airflow_emr_etl.triggers.emr",
                     "airflow_emr_etl.triggers.emr_cluster",
                     "airflow_emr_etl.triggers.emr_step",
+                    "airflow_emr_etl.triggers.pause",
                 ],
             },
             {"integration-name": _S3, "python-modules": ["airflow_emr_etl.triggers.s3_logs"]},
@@ -98,6 +106,22 @@ def get_provider_info() -> dict[str, Any]:
                         "type": "boolean",
                         "example": None,
                         "default": "True",
+                    },
+                    "drop_in_idle_timeout": {
+                        "description": "Seconds without work after which EMR ends a cluster that the drop-in "
+                        "EmrCreateJobFlowOperator makes, where it would stay for ever; 0 leaves it so.",
+                        "version_added": "0.1.0",
+                        "type": "integer",
+                        "example": None,
+                        "default": "86400",
+                    },
+                    "site": {
+                        "description": "The name of this Airflow, where several share an AWS account: clusters of "
+                        "the others are then never taken for its own.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "analytics-production",
+                        "default": "",
                     },
                 },
             },

@@ -25,6 +25,7 @@ DOMAINS = {"models", "spark", "quality", "warehouse", "clickstream"}
 MAY_IMPORT = {
     "exceptions": set(),
     "provider": set(),
+    "retry_policy": set(),
     "models": set(),
     "clickstream": {"models"},
     "spark": {"models"},
@@ -40,6 +41,9 @@ MAY_IMPORT = {
 }
 #: Modules that may import one part more, and why.
 EXCEPTIONS = {
+    f"{NAME}.models.pool": {
+        "operators"
+    },  # ClusterPool.spark and its like make tasks, and import them only then
     f"{NAME}.models.table": {"transfers"},  # RedshiftTable.load makes the task, and imports it only then
     f"{NAME}.spark.jobs.quality_gate": {"quality"},  # the program that runs quality on the cluster
     f"{NAME}.spark.package": {"quality"},  # packs what that program needs

@@ -20,10 +20,22 @@ PACKAGE = Path(airflow_emr_etl.__file__).parent
 KINDS = ("hooks", "operators", "sensors", "triggers")
 #: Modules of those folders that define nothing a DAG author names.
 HELPERS = {
-    "hooks": {"aws_errors", "emr_client"},
-    "operators": {"failures", "waiting"},
+    "hooks": {
+        "attempts",
+        "aws_errors",
+        "clock",
+        "cluster_keeper",
+        "cluster_pool",
+        "emr",
+        "emr_client",
+        "emr_reaper",
+        "s3_document",
+        "s3_lock",
+        "step_keeper",
+    },
+    "operators": {"base", "drop_in", "failures", "waiting"},
     "sensors": {"waiting"},
-    "triggers": {"polling"},
+    "triggers": {"ownership", "polling"},
 }
 
 

@@ -12,6 +12,7 @@ import airflow_emr_etl
 PUBLIC = {
     "ActionOnFailure",
     "BootstrapAction",
+    "ClusterPool",
     "ClusterSpec",
     "CommandStep",
     "Configuration",
@@ -20,6 +21,7 @@ PUBLIC = {
     "EmrClusterSensor",
     "EmrCreateClusterOperator",
     "EmrQualityGateOperator",
+    "EmrReaperOperator",
     "EmrSparkOperator",
     "EmrStepOperator",
     "EmrStepSensor",
@@ -33,6 +35,7 @@ PUBLIC = {
     "RedshiftTarget",
     "S3LogsSensor",
     "SparkStep",
+    "emr_retry_policy",
 }
 
 
