@@ -57,7 +57,7 @@ def reap(
     try:
         limits = Limits(_duration(max_age), _duration(max_idle))
         airflow = _airflow() if runs else None
-        own_site = airflow.site if airflow is not None and site is None else site or ""
+        own_site = airflow.site if airflow is not None and site is None else site
         reaper = EmrReaper(
             _Boto3Clients(None, region),
             airflow or _unasked,

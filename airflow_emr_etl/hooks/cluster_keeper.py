@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -25,13 +25,14 @@ from airflow_emr_etl.exceptions import (
     ConfigurationError,
     EmrEtlError,
     LadderEndedError,
+    ServiceUnavailableError,
 )
 from airflow_emr_etl.hooks.attempts import LIST_LAG_SECONDS, LOOK_EVERY_SECONDS, backoff, looks
 from airflow_emr_etl.hooks.clock import SYSTEM_CLOCK, Clock
 from airflow_emr_etl.hooks.emr_cluster import EmrClusterHook, cluster_failure, cluster_state
 from airflow_emr_etl.models.intent import TAG_CLOSED, TAG_RUNG, ClusterMark, tags_in, without_mark
 from airflow_emr_etl.models.plan import ClusterPlan
-from airflow_emr_etl.models.states import CLUSTER_LIVE, CLUSTER_READY, ClusterState
+from airflow_emr_etl.models.states import CLUSTER_ENDING, CLUSTER_LIVE, CLUSTER_READY, ClusterState
 
 log = logging.getLogger(__name__)
 
@@ -75,12 +76,19 @@ class ClusterKeeper:
         return self._listed(lineage, since, states=frozenset(ClusterState))
 
     def ensure(
-        self, plan: ClusterPlan, *, rung: int = 0, generation: int = 1, again: bool = False
+        self,
+        plan: ClusterPlan,
+        *,
+        rung: int = 0,
+        generation: int = 1,
+        again: bool = False,
+        until: datetime | None = None,
     ) -> FoundCluster:
         """The live cluster that ``plan`` means: adopted where there is one, else made.
 
         ``again`` says that somebody may have made it within the last seconds (an earlier try, whose worker
-        died): the list is then looked at until it cannot lag any more.
+        died): the list is then looked at until it cannot lag any more. After ``until`` nothing is made any
+        more, only looked for.
         """
         failure: EmrEtlError | None = None
         patient = again
@@ -90,6 +98,10 @@ class ClusterKeeper:
             if found is not None:
                 log.info("Cluster %s of this task is there already (%s)", found.id, found.state)
                 return found
+            if until is not None and self.clock.now() > until:
+                late = f"It is too late to make a cluster that was to be asked for until {until:%H:%M:%S}."
+                failure = failure or ServiceUnavailableError(late)
+                break
             try:
                 request = plan.request(rung, generation)
                 cluster_id = self.hook.create(request)
@@ -143,17 +155,25 @@ class ClusterKeeper:
                 self._end(each.id, lift_protection=plan.protected)
 
     def replace(
-        self, plan: ClusterPlan, lost: Mapping[str, Any], *, turn: int = 0, again: bool = False
+        self,
+        plan: ClusterPlan,
+        lost: Mapping[str, Any],
+        *,
+        turn: int = 0,
+        again: bool = False,
+        since: datetime | None = None,
     ) -> FoundCluster:
         """The successor of ``lost``, a ``Cluster`` of EMR that has ended or is ending: adopted or made.
 
         Parallel steps that lost it wait for their ``turn``, which is 0 for the first of them, so that one
-        makes the replacement and the others find it. Raises:
+        makes the replacement and the others find it. ``since``, the beginning of the run, lets replacements
+        count that were lost in their turn. Raises:
 
             ClusterClosedError: a teardown ended it; nothing replaces it.
             LadderEndedError: EC2 had no capacity for any rung of the plan.
             ClusterLostError: it was replaced too often; the message says why it ended this time.
         """
+        lost = self._latest_lost(plan, lost, since)
         cluster_id, tags = str(lost["Id"]), tags_in(lost)
         mark = ClusterMark.read(str(lost.get("Name", "")))
         generation = (mark.generation if mark else 1) + 1
@@ -178,6 +198,20 @@ class ClusterKeeper:
             found = self.ensure(plan, rung=rung, generation=generation, again=again)
         return found
 
+    def _latest_lost(
+        self, plan: ClusterPlan, lost: Mapping[str, Any], since: datetime | None
+    ) -> Mapping[str, Any]:
+        """The last of the plan's clusters that ended: ``lost``, or one that had taken its place."""
+        if since is None:
+            return lost
+        mark = plan.mark()
+        ended = [
+            each
+            for each in self.ever(plan.lineage, since)
+            if each.mark.serves(mark) and each.state in CLUSTER_ENDING
+        ]
+        return lost if not ended or ended[-1].id == lost["Id"] else self.hook.describe(ended[-1].id)
+
     def end_all(
         self, lineage: str | None, known: str | None, *, lift_protection: bool = False, for_good: bool = True
     ) -> list[str]:
@@ -188,11 +222,14 @@ class ClusterKeeper:
         """
         ended: list[str] = []
         failures: list[EmrEtlError] = []
+        sure = False
         if known:
-            self._close(known, lift_protection, for_good, ended, failures)
+            sure = self._close(known, lift_protection, for_good, ended, failures)
         if lineage is not None:
             try:
-                for each in self._all_live(lineage, patient=known is None):
+                # What was up until now has no successor; of what was lost one may just be in the making.
+                sure = sure and known is not None and self._is_ending(known)
+                for each in self._all_live(lineage, patient=not sure, but=ended):
                     if each.id not in ended:
                         self._close(each.id, lift_protection, for_good, ended, failures)
             except EmrEtlError as error:
@@ -204,14 +241,21 @@ class ClusterKeeper:
             ) from failures[0]
         return ended
 
-    def _all_live(self, lineage: str, *, patient: bool) -> list[FoundCluster]:
-        """``live``; a cluster whose id nobody learnt may be made just now, and not be in the list yet."""
+    def _all_live(self, lineage: str, *, patient: bool, but: Sequence[str]) -> list[FoundCluster]:
+        """``live``, without those of ``but``; one that was made just now may not be in the list yet."""
         for delay in looks(self._lag, patient=patient):
             self.clock.sleep(delay)
-            found = self.live(lineage)
+            found = [each for each in self.live(lineage) if each.id not in but]
             if found:
                 return found
         return []
+
+    def _is_ending(self, cluster_id: str) -> bool:
+        """Whether a cluster that was told to end was up until then; it takes a minute to be gone."""
+        try:
+            return cluster_state(self.hook.describe(cluster_id)) is ClusterState.TERMINATING
+        except EmrEtlError:
+            return False
 
     def _close(
         self,
@@ -220,13 +264,16 @@ class ClusterKeeper:
         for_good: bool,
         ended: list[str],
         failures: list[EmrEtlError],
-    ) -> None:
+    ) -> bool:
+        """Whether nobody can take the end for a loss and replace it."""
+        told = True
         if for_good:
             try:
                 # Before the end, so that a step that sees the end knows that it was meant.
                 self.hook.tag(cluster_id, {TAG_CLOSED: self.clock.now().isoformat(timespec="seconds")})
             except EmrEtlError as error:
-                log.info("Cluster %s could not be marked as closed: %s", cluster_id, error)
+                told = False
+                log.warning("Cluster %s could not be marked as closed: %s", cluster_id, error)
         try:
             self._end(cluster_id, lift_protection=lift_protection)
         except ClusterNotFoundError as error:
@@ -235,6 +282,7 @@ class ClusterKeeper:
             failures.append(error)
         else:
             ended.append(cluster_id)
+        return told
 
     def _end(self, cluster_id: str, *, lift_protection: bool) -> None:
         if lift_protection:

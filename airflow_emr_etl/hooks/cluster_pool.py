@@ -43,6 +43,7 @@ from airflow_emr_etl.models.fingerprint import Fingerprint, digest_of_script, sc
 from airflow_emr_etl.models.intent import TAG_POOL, TAG_SITE, ClusterMark, StepMark
 from airflow_emr_etl.models.plan import MAX_GENERATIONS, ClusterPlan
 from airflow_emr_etl.models.pool import (
+    CREATION_GRACE,
     ClusterPool,
     Create,
     End,
@@ -218,7 +219,11 @@ class PoolKeeper:
         plan = self._plan(slot.number)
         try:
             found = self._keeper.ensure(
-                plan, rung=slot.rung, generation=slot.generation, again=decision.again
+                plan,
+                rung=slot.rung,
+                generation=slot.generation,
+                again=decision.again,
+                until=self._clock.now() + CREATION_GRACE / 2,
             )
         except ConfigurationError:  # EMR refused it, so there is nothing to be found again
             self._give_up(slot)

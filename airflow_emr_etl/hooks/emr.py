@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+from airflow_emr_etl.exceptions import EmrEtlError
 from airflow_emr_etl.hooks.attempts import LOOK_EVERY_SECONDS
 from airflow_emr_etl.hooks.emr_client import EmrClients
 from airflow_emr_etl.hooks.emr_step import step_state
@@ -62,21 +63,31 @@ class _Configured:
         return self._hook.get_client_type(region_name=region_name, config=merged)
 
 
-def stop_steps(keeper: StepKeeper, cluster_id: str, step_ids: Sequence[str]) -> None:
+def stop_steps(
+    keeper: StepKeeper,
+    cluster_id: str,
+    step_ids: Sequence[str],
+    *,
+    grace_seconds: float = INTERRUPT_SECONDS,
+) -> None:
     """Tell steps to stop, all at once, and kill those that have not stopped by themselves after a moment."""
     if len(step_ids) == 1:
-        keeper.stop(cluster_id, step_ids[0])
+        keeper.stop(cluster_id, step_ids[0], grace_seconds=grace_seconds)
         return
     keeper.hook.cancel(cluster_id, step_ids, force=False)
     waited = 0.0
     while open_ids := _open_steps(keeper, cluster_id, step_ids):
-        if waited >= INTERRUPT_SECONDS:
+        if waited >= grace_seconds:
             keeper.hook.cancel(cluster_id, open_ids, force=True)
             return
-        keeper.clock.sleep(LOOK_EVERY_SECONDS)
-        waited += LOOK_EVERY_SECONDS
+        pause = min(LOOK_EVERY_SECONDS, grace_seconds - waited)
+        keeper.clock.sleep(pause)
+        waited += pause
 
 
 def _open_steps(keeper: StepKeeper, cluster_id: str, step_ids: Sequence[str]) -> list[str]:
-    found = keeper.hook.list_steps(cluster_id, step_ids=step_ids)
+    try:
+        found = list(keeper.hook.list_steps(cluster_id, step_ids=step_ids))
+    except EmrEtlError:
+        return list(step_ids)  # what cannot be seen is taken to go on
     return [step["Id"] for step in found if step_state(step) not in STEP_ENDED]

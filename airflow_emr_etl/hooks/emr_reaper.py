@@ -97,7 +97,8 @@ class EmrReaper:
 
     :param clients: the account and region
     :param ask_run: the Airflow that the clusters of ``site`` belong to
-    :param site: the Airflow's name; a cluster of another one is judged by its own tags alone
+    :param site: the Airflow's name; a cluster of another one is judged by its own tags alone. None: all are
+        one's own, and no run is asked for
     :param limits: what is left to a cluster beside what its tags say
     :param lift_protection: end clusters with termination protection too
     """
@@ -107,7 +108,7 @@ class EmrReaper:
         clients: EmrClients,
         ask_run: AskRun,
         *,
-        site: str = "",
+        site: str | None = "",
         limits: Limits | None = None,
         lift_protection: bool = False,
         clock: Clock = SYSTEM_CLOCK,

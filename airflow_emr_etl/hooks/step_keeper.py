@@ -94,6 +94,16 @@ class StepKeeper:
                 result.append(_found(step, mark))
         return result[::-1]
 
+    def has_completed(self, cluster_id: str, wanted: WantedStep) -> bool:
+        """Whether the step has completed there, as it is meant now."""
+        meant = (wanted.digest(), wanted.intent.clears)
+        return any(
+            (step.mark.content, step.mark.clears) == meant
+            and step.state in STEP_SUCCEEDED
+            and _counts(step, wanted.intent)
+            for step in self.found(cluster_id, [wanted.intent.lineage], not_before=wanted.intent.not_before)
+        )
+
     def ensure(
         self,
         cluster_id: str,

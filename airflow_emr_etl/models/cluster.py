@@ -110,9 +110,10 @@ class ClusterSpec(Model):
         match = _RELEASE.fullmatch(value)
         if match is None:
             raise ValueError(f"{value!r} is not a release label; write one such as 'emr-7.9.0'")
-        if (int(match[1]), int(match[2])) < (5, 30):
+        if (int(match[1]), int(match[2])) < (5, 30) or (int(match[1]), int(match[2])) == (6, 0):
             raise ValueError(
-                f"{value!r} has no auto-termination when idle, which is always set here; use emr-5.30.0 or later"
+                f"{value!r} has no auto-termination when idle, which is always set here; use emr-5.30.0 or later, "
+                "or emr-6.1.0 or later"
             )
         return value
 

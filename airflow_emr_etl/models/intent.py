@@ -23,6 +23,9 @@ _STEP_MARK = re.compile(
     r" \[emr-etl ([0-9a-f]{16})\.([0-9a-f]{8})\.c([0-9]+)\.n([0-9]+)\.([0-9a-f]{4})(h?)\]$"
 )
 
+_NOT_IN_TAGS = re.compile(r"[^\w +\-.:/@]")
+_CODE_IN_TAG = re.compile(r"=([0-9a-f]{6})")
+
 TAG_LINEAGE: Final = "emr-etl:lineage"
 TAG_SPEC: Final = "emr-etl:spec"
 TAG_GENERATION: Final = "emr-etl:generation"
@@ -145,7 +148,19 @@ def without_mark(name: str) -> str:
 def tags_for_run(scope: Scope) -> dict[str, str]:
     """The tags that say whose a cluster is."""
     tags = {TAG_DAG: scope.dag_id, TAG_RUN: scope.run_id, TAG_TASK: scope.task_id, TAG_SITE: scope.site}
-    return {key: value[:_MAX_TAG] for key, value in tags.items() if value}
+    told = {key: tag_text(value) for key, value in tags.items() if value}
+    # A name that was cut would be taken for another's.
+    return {key: value for key, value in told.items() if len(value) <= _MAX_TAG}
+
+
+def tag_text(value: str) -> str:
+    """``value`` in the characters that AWS takes in a tag: any other, and ``=``, is written as ``=`` and its code."""
+    return _NOT_IN_TAGS.sub(lambda found: f"={ord(found[0]):06x}", value)
+
+
+def from_tag_text(value: str) -> str:
+    """What ``tag_text`` was made of."""
+    return _CODE_IN_TAG.sub(lambda found: chr(int(found[1], 16)), value)
 
 
 def tags_in(cluster: Mapping[str, Any]) -> dict[str, str]:

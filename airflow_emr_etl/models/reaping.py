@@ -31,6 +31,7 @@ from airflow_emr_etl.models.intent import (
     TAG_SITE,
     TAG_TASK,
     ClusterMark,
+    from_tag_text,
     tags_in,
     without_mark,
 )
@@ -142,7 +143,7 @@ class Candidate:
 
     @property
     def site(self) -> str:
-        return self.tags.get(TAG_SITE, "")
+        return from_tag_text(self.tags.get(TAG_SITE, ""))
 
     @property
     def pool(self) -> str | None:
@@ -151,7 +152,7 @@ class Candidate:
     @property
     def run(self) -> tuple[str, str] | None:
         """DAG and run that it was made for; None for a pool's, and for one that no run claims."""
-        dag_id, run_id = self.tags.get(TAG_DAG), self.tags.get(TAG_RUN)
+        dag_id, run_id = (from_tag_text(self.tags.get(tag, "")) for tag in (TAG_DAG, TAG_RUN))
         return (dag_id, run_id) if dag_id and run_id and self.pool is None else None
 
     @property
@@ -164,15 +165,16 @@ class Candidate:
         return self.tags.get(TAG_TASK)
 
 
-def judge(cluster: Candidate, run: RunState, *, site: str, limits: Limits, now: datetime) -> Verdict:
+def judge(cluster: Candidate, run: RunState, *, site: str | None, limits: Limits, now: datetime) -> Verdict:
     """What is to be done about a cluster.
 
     ``run`` is of the cluster's own run, UNKNOWN where it has none. The cluster of another site is bound by its
-    own tags alone: this Airflow knows nothing of its runs.
+    own tags alone: this Airflow knows nothing of its runs. With ``site=None`` all sites are one's own; nobody can
+    be asked for runs then.
     """
     if not cluster.is_ours:
         return Verdict(None, "its name and its tags disagree: not ours")
-    foreign = cluster.site != site
+    foreign = site is not None and cluster.site != site
     age = now - cluster.created
     if not foreign:
         if TAG_CLOSED in cluster.tags:

@@ -99,7 +99,9 @@ class SparkStep(_Step):
     jars: Names = ()
     packages: Names = ()
     """Maven coordinates; they are fetched when the step starts."""
-    deploy_mode: Literal["cluster", "client"] = "cluster"
+    deploy_mode: Literal["client", "cluster"] = "client"
+    """Where the driver runs: in the step, so that it ends when the step is cancelled, or in YARN, where EMR
+    leaves it running then."""
 
     @field_validator("conf", mode="before")
     @classmethod

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
+#: Airflow kills a task's process five seconds after it has told it to stop; EMR must know everything by then.
+KILL_GRACE_SECONDS = 2.0
+
+
 class EmrOperator(BaseOperator):
     """An operator with clients of EMR, that waits.
 

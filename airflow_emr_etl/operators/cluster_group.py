@@ -73,6 +73,11 @@ class EmrCluster(TaskGroup):
         self._steps: list[BaseOperator] = []
 
     def __enter__(self) -> Self:
+        if any(True for _ in self.iter_mapped_task_groups()):
+            raise ConfigurationError(
+                f"EmrCluster {self._group_id!r} is in a mapped task group, where its tasks cannot find each other's "
+                "cluster. Map the steps inside of the cluster, or write one EmrCluster for each."
+            )
         super().__enter__()
         self._up = EmrCreateClusterOperator(
             task_id=f"{self._group_id}_up", spec=self.spec, wait_timeout=self.wait_timeout, **self._common

@@ -40,7 +40,7 @@ from airflow_emr_etl.hooks.cluster_keeper import ClusterKeeper
 from airflow_emr_etl.hooks.emr import ConfiguredClients, stop_steps
 from airflow_emr_etl.hooks.emr_cluster import EmrClusterHook, cluster_failure, cluster_state
 from airflow_emr_etl.hooks.emr_step import EmrStepHook, step_failure, step_state
-from airflow_emr_etl.hooks.step_keeper import StepKeeper, WantedStep
+from airflow_emr_etl.hooks.step_keeper import INTERRUPT_SECONDS, StepKeeper, WantedStep
 from airflow_emr_etl.links.emr import EmrClusterLink, EmrLogsLink
 from airflow_emr_etl.models.intent import (
     TAG_LINEAGE,
@@ -66,7 +66,14 @@ from airflow_emr_etl.models.states import (
     ClusterState,
     StepState,
 )
-from airflow_emr_etl.operators.base import clears_of, has_more_tries, is_retry, run_start, scope_of
+from airflow_emr_etl.operators.base import (
+    KILL_GRACE_SECONDS,
+    clears_of,
+    has_more_tries,
+    is_retry,
+    run_start,
+    scope_of,
+)
 from airflow_emr_etl.operators.drop_in import (
     DEFAULT_DEFERRABLE,
     as_airflow_exceptions,
@@ -499,7 +506,7 @@ class EmrAddStepsOperator(_EmrOperator):
 
     def on_kill(self) -> None:
         self._killed = True
-        self._cancel()
+        self._cancel(grace_seconds=KILL_GRACE_SECONDS)
 
     def _go_on(self, context: Context, event: dict[str, Any] | None) -> list[str]:
         """Do the next thing and wait, until all steps have ended. Every deferral ends here and comes back here."""
@@ -757,7 +764,7 @@ class EmrAddStepsOperator(_EmrOperator):
         elif not isinstance(error, ClusterError | StepFailedError | StepCancelledError):
             self._cancel()
 
-    def _cancel(self) -> None:
+    def _cancel(self, *, grace_seconds: float = INTERRUPT_SECONDS) -> None:
         """Cancel the steps as well as can be; what failed before this must stay the error that is seen."""
         if self._progress is None:
             return
@@ -769,7 +776,7 @@ class EmrAddStepsOperator(_EmrOperator):
                 if step.state in STEP_ACTIVE
             ]
             if ids:
-                stop_steps(self.steps_keeper, cluster_id, ids)
+                stop_steps(self.steps_keeper, cluster_id, ids, grace_seconds=grace_seconds)
                 self.log.info("Asked EMR to cancel steps %s", ", ".join(ids))
         except EmrEtlError as error:
             self.log.warning("The steps of this task may go on: %s", error)

@@ -21,7 +21,7 @@ from airflow_emr_etl.models.cluster import ClusterSpec
 from airflow_emr_etl.models.intent import TAG_CLOSED, tags_for_run, tags_in
 from airflow_emr_etl.models.plan import ClusterPlan
 from airflow_emr_etl.models.states import CLUSTER_ENDED, CLUSTER_READY
-from airflow_emr_etl.operators.base import EmrOperator, has_more_tries, is_retry, scope_of
+from airflow_emr_etl.operators.base import EmrOperator, has_more_tries, is_retry, run_start, scope_of
 from airflow_emr_etl.operators.failures import checked, retry_only_what_can_pass
 from airflow_emr_etl.operators.waiting import RESUMED_TO_FAIL, raise_if_not_waited
 from airflow_emr_etl.triggers.emr_cluster import EmrClusterStateTrigger
@@ -76,6 +76,11 @@ class EmrCreateClusterOperator(EmrOperator):
         """What the cluster is made of, and whose it is, from the rendered fields."""
         spec: ClusterSpec = checked(ClusterSpec, self.spec, of="The cluster's spec")
         scope = scope_of(context)
+        if not scope.site:
+            self.log.info(
+                "This Airflow has no name of its own. Where another shares its AWS account and the names of its "
+                "DAGs, set [emr_etl] site in both, so that neither takes the other's clusters for its own."
+            )
         return ClusterPlan.of_spec(spec, scope.lineage, tags_for_run(scope))
 
     def execute(self, context: Context) -> str:
@@ -147,14 +152,22 @@ class EmrCreateClusterOperator(EmrOperator):
         cluster_id = str(payload["cluster_id"])
         raise_if_not_waited(payload, f"cluster {cluster_id} to take steps")
         if cluster_state(payload["cluster"]) in CLUSTER_ENDED:
-            self._cluster_id = self._after(payload["cluster"], plan, again=is_retry(context))
+            self._cluster_id = self._after(context, payload["cluster"], plan, again=is_retry(context))
+            return None
+        if TAG_CLOSED in tags_in(payload["cluster"]):
+            # A teardown meant to end it and could not; a run that was cleared since needs one that stays.
+            self.log.warning(
+                "Cluster %s was closed by a teardown and is there still; it is ended", cluster_id
+            )
+            self.cluster_keeper.end_all(None, cluster_id, lift_protection=plan.protected)
+            self._cluster_id = self.cluster_keeper.ensure(plan, again=True).id
             return None
         self.cluster_keeper.end_superseded(plan)
         try:
             winner = self.cluster_keeper.settle(plan, cluster_id)
         except ClusterLostError:
             ended = self.hook.describe(cluster_id)
-            self._cluster_id = self._after(ended, plan, again=True)
+            self._cluster_id = self._after(context, ended, plan, again=True)
             return None
         self._cluster_id = winner.id
         if not winner.is_ready:
@@ -163,7 +176,7 @@ class EmrCreateClusterOperator(EmrOperator):
         self.log.info("Cluster %s is up", winner.id)
         return winner.id
 
-    def _after(self, ended: Mapping[str, Any], plan: ClusterPlan, *, again: bool) -> str:
+    def _after(self, context: Context, ended: Mapping[str, Any], plan: ClusterPlan, *, again: bool) -> str:
         """The id of the cluster that takes the place of one that did not come up."""
         if self._killed:
             raise TaskKilledError("This task was told to stop, and ended its cluster.")
@@ -173,7 +186,7 @@ class EmrCreateClusterOperator(EmrOperator):
         failure = cluster_failure(ended, served=again)
         if not isinstance(failure, CapacityError | ClusterLostError):
             raise failure
-        return self.cluster_keeper.replace(plan, ended, again=again).id
+        return self.cluster_keeper.replace(plan, ended, again=again, since=run_start(context)).id
 
     def _show(self, context: Context, cluster_id: str, plan: ClusterPlan) -> None:
         self._push(context, CLUSTER_ID_KEY, cluster_id)

@@ -45,6 +45,7 @@ from airflow_emr_etl.models.states import (
 )
 from airflow_emr_etl.models.step import ActionOnFailure, SparkStep, Step, step_from
 from airflow_emr_etl.operators.base import (
+    KILL_GRACE_SECONDS,
     EmrOperator,
     clears_of,
     has_more_tries,
@@ -71,8 +72,8 @@ if TYPE_CHECKING:
 STEP_KEY = "emr_step"
 #: Lines of each of a failed step's own logs that go into the task's log.
 LOG_LINES = 40
-#: Airflow kills a task's process five seconds after it has told it to stop; EMR must know everything by then.
-_KILL_GRACE_SECONDS = 2.0
+#: A cluster that ends refuses steps a moment before it says so.
+_REFUSAL_SECONDS = 600.0
 _APPLICATION = re.compile(r"\bapplication_\d+_\d{4,}")
 _DRIVER_CONTAINER = "_000001/"
 
@@ -91,6 +92,8 @@ class _Progress:
     adopted: bool = False
     looked: bool = False
     """This try has looked for its step, and added or adopted one, on whichever cluster."""
+    refusals: int = 0
+    """How often a cluster that is up has refused the step as if it were not."""
     restoring: list[str] = field(default_factory=list)
     """Steps on the replacement that run again first."""
 
@@ -174,6 +177,11 @@ class EmrStepOperator(EmrOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         with retry_only_what_can_pass():
+            if self.cluster_id == "None":
+                raise ConfigurationError(
+                    f"Task {self.task_id} was given no cluster: the task that brings it up has returned no id. Did "
+                    "it run, and is it upstream?"
+                )
             deadline = self.new_deadline().isoformat()
             self._progress = _Progress(self.cluster_id or "", deadline)
             return self._go_on(context, None)
@@ -195,7 +203,7 @@ class EmrStepOperator(EmrOperator):
 
     def on_kill(self) -> None:
         self._killed = True
-        self._cancel(grace_seconds=_KILL_GRACE_SECONDS)
+        self._cancel(grace_seconds=KILL_GRACE_SECONDS)
 
     @property
     def _now(self) -> _Progress:
@@ -236,7 +244,7 @@ class EmrStepOperator(EmrOperator):
         if now.step_id is None:
             try:
                 if not now.cluster_id:
-                    self._find_cluster(context)
+                    self._take_seat(context)
                     return self._proceed(context)
                 self._ensure_step(context)
             except (ClusterFullError, PoolFullError) as error:
@@ -284,7 +292,7 @@ class EmrStepOperator(EmrOperator):
     ) -> dict[str, Any]:
         now = self._now
         if self._killed:  # on_kill came while the step was being added, and knew of none
-            self._cancel(grace_seconds=_KILL_GRACE_SECONDS)
+            self._cancel(grace_seconds=KILL_GRACE_SECONDS)
             raise TaskKilledError("This task was told to stop, and cancelled its step.")
         return self.wait_by(trigger, until or datetime.fromisoformat(now.deadline), asdict(now), **fields)
 
@@ -361,16 +369,16 @@ class EmrStepOperator(EmrOperator):
         now.step_id = None
         now.phase = "step"
         if self.cluster_pool is not None:
-            seat = self._pool_keeper().take(scope_of(context).lineage)
-            is_done = is_retry(context) and not self.on_hdfs and self._is_done_on(context, seat.earlier[::-1])
-            if not is_done:
-                now.cluster_id, now.phase = seat.cluster_id, "cluster"
+            now.cluster_id = ""  # the next seat may have to be waited for
             return
         lost = self.cluster_keeper.hook.describe(now.cluster_id)
         if cluster_state(lost) not in CLUSTER_ENDING:
             # It refuses steps, and does not show why yet.
-            if self.clock.now() >= datetime.fromisoformat(now.deadline):
-                raise WaitTimeoutError(f"Cluster {now.cluster_id} took no step within {self.wait_timeout}.")
+            now.refusals += 1
+            if now.refusals * LOOK_EVERY_SECONDS > _REFUSAL_SECONDS:
+                raise WaitTimeoutError(
+                    f"Cluster {now.cluster_id} is up and has taken no step for {_REFUSAL_SECONDS:.0f} seconds."
+                )
             self.clock.sleep(LOOK_EVERY_SECONDS)
             return
         plan = self._plan(context)
@@ -379,9 +387,18 @@ class EmrStepOperator(EmrOperator):
         if is_retry(context) and not self.on_hdfs and self._is_done_elsewhere(context, plan):
             return
         turn = self._turn(scope_of(context).lineage)
-        found = self.cluster_keeper.replace(plan, lost, turn=turn, again=is_retry(context))
+        found = self.cluster_keeper.replace(
+            plan, lost, turn=turn, again=is_retry(context), since=run_start(context)
+        )
         self.log.info("Cluster %s takes the place of %s", found.id, now.cluster_id)
         now.cluster_id, now.phase = found.id, "cluster"
+
+    def _take_seat(self, context: Context) -> None:
+        now = self._now
+        seat = self._pool_keeper().take(scope_of(context).lineage)
+        may_be_done = is_retry(context) and not self.on_hdfs
+        if not (may_be_done and self._is_done_on(context, seat.earlier[::-1])):
+            now.cluster_id, now.phase = seat.cluster_id, "cluster"
 
     def _is_done_elsewhere(self, context: Context, plan: ClusterPlan) -> bool:
         """Whether an earlier try had the step run on another of the run's clusters, which has ended since."""
@@ -396,14 +413,10 @@ class EmrStepOperator(EmrOperator):
         """Whether the step has completed on one of these; it is then where this try goes on."""
         now = self._now
         wanted = self._wanted(context)
-        meant = (wanted.digest(), wanted.intent.clears)
         for cluster_id in cluster_ids:
-            if cluster_id == now.cluster_id:
-                continue
-            for step in self.step_keeper.found(cluster_id, [wanted.intent.lineage]):
-                if (step.mark.content, step.mark.clears) == meant and step.state in STEP_SUCCEEDED:
-                    now.cluster_id = cluster_id
-                    return True  # _ensure_step adopts it
+            if cluster_id != now.cluster_id and self.step_keeper.has_completed(cluster_id, wanted):
+                now.cluster_id = cluster_id
+                return True  # _ensure_step adopts it
         return False
 
     def _turn(self, lineage: str) -> int:
@@ -564,7 +577,7 @@ class EmrSparkOperator(EmrStepOperator):
         py_files: Sequence[str] = (),
         files: Sequence[str] = (),
         main_class: str | None = None,
-        deploy_mode: Literal["cluster", "client"] = "cluster",
+        deploy_mode: Literal["client", "cluster"] = "client",
         action_on_failure: ActionOnFailure | str = ActionOnFailure.CONTINUE,
         artifacts: str | None = None,
         step_name: str | None = None,

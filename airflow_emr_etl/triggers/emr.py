@@ -14,7 +14,7 @@ from airflow_emr_etl.hooks.step_keeper import StepKeeper
 from airflow_emr_etl.models.states import CLUSTER_ENDED, STEP_ENDED
 from airflow_emr_etl.triggers.emr_cluster import EmrClusterStateTrigger
 from airflow_emr_etl.triggers.emr_step import CLUSTER_CHECK_EVERY
-from airflow_emr_etl.triggers.ownership import is_over
+from airflow_emr_etl.triggers.ownership import is_over, whatever_comes
 from airflow_emr_etl.triggers.polling import PollingTrigger, in_task_thread, plain
 
 
@@ -107,8 +107,12 @@ class EmrStepsTrigger(PollingTrigger):
 
     async def on_kill(self) -> None:
         """Cancel the steps that this task added, where its user has failed or skipped the task (Airflow 3.3)."""
-        if self.cancel_on_kill and await is_over(self):
-            clients = await in_task_thread(self.connect)
+        if self.cancel_on_kill:
+            await whatever_comes(self._stop_if_over())
+
+    async def _stop_if_over(self) -> None:
+        if await is_over(self):
+            clients = self.hook or await in_task_thread(self.connect)
             keeper = StepKeeper(EmrStepHook(clients=clients))
             await asyncio.to_thread(stop_steps, keeper, self.cluster_id, self.step_ids)
 

@@ -59,7 +59,8 @@ class EmrClusterStateTrigger(PollingTrigger):
             await whatever_comes(self._end_if_over())
 
     async def _end_if_over(self) -> None:
-        if not await is_over(self):
+        # A triggerer that stalled may be told long after the cluster has come up, and serves.
+        if not await is_over(self, unless=("success",)):
             return
         hook = self.hook or await in_task_thread(self.connect)
         if self.lift_protection:

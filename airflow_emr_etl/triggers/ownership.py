@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from typing import Any, Final
 
 log = logging.getLogger(__name__)
@@ -36,8 +36,10 @@ def _ended(task: asyncio.Task[None]) -> None:
         log.warning("What a cancelled trigger had running could not be ended: %s", task.exception())
 
 
-async def is_over(trigger: Any) -> bool:
+async def is_over(trigger: Any, *, unless: Collection[str] = ()) -> bool:
     """Whether the trigger's task has ended for good, so that its work may be ended too.
+
+    ``unless`` names end states that leave the work alone: a cluster that is up serves on.
 
     Airflow calls ``on_kill`` also in a triggerer that stalled, and whose triggers another has taken over
     since, and after a clear when the next try may have started: the task's state, asked now, tells.
@@ -61,6 +63,6 @@ async def is_over(trigger: Any) -> bool:
     # A mapped task instance is told as task_0, another as task.
     found = states.get(ti.run_id, {})
     state = found.get(ti.task_id) or found.get(f"{ti.task_id}_{ti.map_index}")
-    over = str(getattr(state, "value", state)) in _DECIDED
+    over = str(getattr(state, "value", state)) in _DECIDED.difference(unless)
     log.info("Task %s is %s: its work %s", ti.task_id, state, "is ended" if over else "goes on")
     return over

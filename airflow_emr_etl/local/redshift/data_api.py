@@ -383,8 +383,23 @@ class RedshiftDataApi(JsonApi):
             self._cancelled.add(statement.id)
             session = self._sessions.get(statement.id)
         if session is not None:
-            _quietly(session.cancel)
+            name = f"redshift-cancel-{statement.id}"
+            threading.Thread(
+                target=self._cancel_until_over, args=(statement, session), name=name, daemon=True
+            ).start()
         return {"Status": True}
+
+    def _cancel_until_over(self, statement: Statement, session: Session) -> None:
+        """Postgres forgets a cancellation that comes between two queries, so one is not enough."""
+
+        def is_over() -> bool:
+            return statement.final or self._stopping or statement.id not in self._sessions
+
+        while True:
+            _quietly(session.cancel)
+            with self._changed:
+                if self._changed.wait_for(is_over, timeout=0.2):
+                    return
 
     # -- catalogue ------------------------------------------------------------------------------------------------
 

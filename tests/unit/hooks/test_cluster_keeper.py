@@ -23,7 +23,7 @@ from airflow_emr_etl.hooks.cluster_keeper import TURN_SECONDS, ClusterKeeper
 from airflow_emr_etl.hooks.emr_cluster import EmrClusterHook
 from airflow_emr_etl.models.cluster import ClusterSpec, Fleet
 from airflow_emr_etl.models.intent import TAG_CLOSED, TAG_RUNG, ClusterMark, Scope, tags_for_run
-from airflow_emr_etl.models.plan import ClusterPlan
+from airflow_emr_etl.models.plan import MAX_GENERATIONS, ClusterPlan
 
 SCOPE = Scope("d", "r", "up")
 LADDER = ClusterSpec(
@@ -372,6 +372,25 @@ def test_an_end_that_is_not_for_good_leaves_the_cluster_replaceable(
     keeper.end_all(PLAN.lineage, cluster.id, for_good=False)
     assert TAG_CLOSED not in cluster.tags
     assert keeper.replace(PLAN, cluster.answer()).mark.generation == 2
+
+
+def test_the_limit_counts_every_loss_of_the_run_whichever_one_a_task_knows(
+    emr: FakeEmr, keeper: ClusterKeeper
+) -> None:
+    first = make(emr)
+    emr.lose(first.id)
+    for generation in range(2, MAX_GENERATIONS + 1):
+        found = keeper.replace(PLAN, first.answer(), since=first.created)
+        assert found.mark.generation == generation
+        emr.lose(found.id)
+    with pytest.raises(ClusterError, match="no more are made"):
+        keeper.replace(PLAN, first.answer(), since=first.created)
+
+
+def test_nothing_is_made_after_its_time(emr: FakeEmr, keeper: ClusterKeeper) -> None:
+    with pytest.raises(ServiceUnavailableError, match="too late"):
+        keeper.ensure(PLAN, until=emr.clock.now() - timedelta(seconds=1))
+    assert emr.calls["RunJobFlow"] == 0
 
 
 def test_everything_of_the_lineage_is_ended(emr: FakeEmr, keeper: ClusterKeeper) -> None:

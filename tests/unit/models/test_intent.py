@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,8 @@ from airflow_emr_etl.models.intent import (
     Scope,
     StepMark,
     digest_of,
+    from_tag_text,
+    tag_text,
     tags_for_run,
     tags_in,
     without_mark,
@@ -115,9 +118,23 @@ def test_a_digest_depends_on_content_and_not_on_order() -> None:
 
 
 def test_tags_say_whose_it_is_within_emrs_length() -> None:
+    # One that was cut would be another's name.
     tags = tags_for_run(Scope("d" * 300, "manual__2026", "t", site=""))
-    assert tags == {"emr-etl:dag": "d" * 256, "emr-etl:run": "manual__2026", "emr-etl:task": "t"}
+    assert tags == {"emr-etl:run": "manual__2026", "emr-etl:task": "t"}
     assert tags_for_run(Scope("d", "r", "t", site="s"))["emr-etl:site"] == "s"
+
+
+@pytest.mark.parametrize(
+    "name", ["manual__2026-01-05T00:00:00+00:00", "a~b", "k=v", "=00007e", "Größe €5", "a\tb"]
+)
+def test_any_name_fits_into_a_tag_and_comes_back(name: str) -> None:
+    text = tag_text(name)
+    assert from_tag_text(text) == name
+    assert re.fullmatch(r"[\w +\-=.:/@]*", text)
+
+
+def test_a_usual_name_stays_readable_in_a_tag() -> None:
+    assert tag_text("scheduled__2026-01-05T00:00:00+00:00") == "scheduled__2026-01-05T00:00:00+00:00"
 
 
 def test_tags_are_read_as_emr_tells_them() -> None:

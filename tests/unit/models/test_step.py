@@ -22,7 +22,7 @@ def test_a_spark_step_is_a_spark_submit() -> None:
         "HadoopJarStep": {
             "Jar": "command-runner.jar",
             "Args": [
-                "spark-submit", "--deploy-mode", "cluster",
+                "spark-submit", "--deploy-mode", "client",
                 "--conf", "spark.speculation=true", "--conf", "spark.executor.cores=4",
                 "--py-files", "s3://b/a.zip,s3://b/b.zip",
                 "s3://b/job.py",

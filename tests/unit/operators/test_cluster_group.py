@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from airflow.sdk import DAG
+from airflow.sdk import DAG, task_group
 from airflow.serialization.serialized_objects import DagSerialization
 
 from airflow_emr_etl import ClusterSpec, CommandStep, EmrCluster, EmrTerminateClusterOperator, S3LogsSensor
@@ -37,6 +37,18 @@ def dag() -> Any:
         arrived >> cluster
         checked >> loaded
     return dag
+
+
+def test_it_says_that_a_mapped_group_is_no_place_for_it() -> None:
+    with DAG("d", schedule=None):
+
+        @task_group
+        def each(day: str) -> None:
+            with EmrCluster("cluster", spec=ClusterSpec(name="x")):
+                pass
+
+        with pytest.raises(ConfigurationError, match="mapped task group"):
+            each.expand(day=["a", "b"])
 
 
 def test_tasks_and_their_order(dag: Any) -> None:

@@ -257,7 +257,7 @@ def test_a_wait_in_the_worker_ends_by_its_deadline(emr: FakeEmr) -> None:
     with pytest.raises(WaitTimeoutError, match="longer timeout"):
         create(emr, wait_timeout=120).execute(FakeTaskInstance(max_tries=5).context)
     assert emr.only_cluster().state == "TERMINATED"
-    assert emr.clock.passed == pytest.approx(120)
+    assert 120 <= emr.clock.passed <= 136  # and a look for what the list may not show yet
 
 
 def test_airflows_own_timeout_ends_the_cluster(emr: FakeEmr) -> None:

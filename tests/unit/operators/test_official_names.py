@@ -503,7 +503,7 @@ def test_a_kill_cancels_the_steps(emr: FakeEmr, cluster: FakeCluster) -> None:
 def test_a_trigger_that_is_cancelled_ends_what_its_task_has_running_only_where_that_is_over(
     emr: FakeEmr, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, over: bool
 ) -> None:
-    async def is_over(trigger: Any) -> bool:
+    async def is_over(trigger: Any, *, unless: Any = ()) -> bool:
         return over
 
     for module in ("emr", "emr_cluster"):

@@ -89,7 +89,8 @@ def test_a_decided_tasks_work_is_ended(
     kill(of_step(cluster, step))
     assert (step.state, cluster.state) == ("CANCELLED", "STARTING")
     kill(of_cluster(cluster))
-    assert cluster.state == "TERMINATED"
+    # A task that has brought its cluster up is done with it; a triggerer that stalled may be told much later.
+    assert cluster.state == ("STARTING" if state == "success" else "TERMINATED")
 
 
 @pytest.mark.parametrize("state", UNDECIDED)
