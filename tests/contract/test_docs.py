@@ -36,7 +36,10 @@ def test_command_exists(page: str, command: str) -> None:
     if command.startswith("make "):
         words = [word for word in shlex.split(command)[1:] if "=" not in word]
         for word in words:
-            known = word in TARGETS or (ROOT / "benchmarks" / f"{word.removeprefix('bench-')}.py").is_file()
+            known = (
+                word in TARGETS
+                or (ROOT / "benchmarks" / f"{word.removeprefix('bench-').replace('-', '_')}.py").is_file()
+            )
             assert known, f"{page}: {command}: no such target"
         return
     if command.startswith("eval"):
