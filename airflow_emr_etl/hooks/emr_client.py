@@ -1,9 +1,12 @@
-"""The two boto3 clients of EMR: one that retries, and one for the writes that must not be sent twice."""
+"""The boto3 clients of EMR: one that retries, one for the writes that must not be sent twice, one for polling."""
 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
+
+POLLING_THREADS: Final = 4
+"""Calls that a poller makes at the same time, at most."""
 
 
 class EmrClients:
@@ -30,6 +33,19 @@ class EmrClients:
 
         config = Config(
             retries={"mode": "standard", "total_max_attempts": 5}, connect_timeout=10, read_timeout=60
+        )
+        return self._hook.get_client_type(region_name=self.region_name, config=config)
+
+    @cached_property
+    def polls(self) -> Any:
+        """For who asks again anyhow, and paces itself: repeats nothing, so that throttling makes no more calls."""
+        from botocore.config import Config
+
+        config = Config(
+            retries={"total_max_attempts": 1},
+            connect_timeout=10,
+            read_timeout=30,
+            max_pool_connections=POLLING_THREADS,
         )
         return self._hook.get_client_type(region_name=self.region_name, config=config)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from airflow_emr_etl.hooks.emr import ConfiguredClients, stop_steps
@@ -13,9 +14,11 @@ from airflow_emr_etl.hooks.emr_step import EmrStepHook, step_state
 from airflow_emr_etl.hooks.step_keeper import StepKeeper
 from airflow_emr_etl.models.states import CLUSTER_ENDED, STEP_ENDED
 from airflow_emr_etl.triggers.emr_cluster import EmrClusterStateTrigger
-from airflow_emr_etl.triggers.emr_step import CLUSTER_CHECK_EVERY
 from airflow_emr_etl.triggers.ownership import is_over, whatever_comes
-from airflow_emr_etl.triggers.polling import PollingTrigger, in_task_thread, plain
+from airflow_emr_etl.triggers.poller import CLUSTER_CHECK_EVERY, Found, Wait
+from airflow_emr_etl.triggers.polling import in_task_thread, instant, plain
+from airflow_emr_etl.triggers.polling_schedule import Pace
+from airflow_emr_etl.triggers.shared import SharedPollingTrigger
 
 
 class EmrJobFlowTrigger(EmrClusterStateTrigger):
@@ -35,15 +38,16 @@ class EmrJobFlowTrigger(EmrClusterStateTrigger):
     def fields(self) -> dict[str, Any]:
         return {**super().fields(), "verify": self.verify, "botocore_config": self.botocore_config}
 
-    def connect(self) -> EmrClusterHook:
-        clients = ConfiguredClients(
+    def clients(self) -> EmrClients:
+        return ConfiguredClients(
             self.aws_conn_id, self.region_name, verify=self.verify, botocore_config=self.botocore_config
         )
-        _ = clients.reads
-        return EmrClusterHook(clients=clients)
+
+    def sharing(self) -> tuple[Hashable, ...]:
+        return super().sharing() + _settings(self.verify, self.botocore_config)
 
 
-class EmrStepsTrigger(PollingTrigger):
+class EmrStepsTrigger(SharedPollingTrigger):
     """Fires when each step is in one of ``target_states`` or has ended, or their cluster has ended before that.
 
     Payload: ``{"status": "done", "steps": [{…}, …]}``, the ``Step`` of EMR for each of ``step_ids`` in their
@@ -82,12 +86,34 @@ class EmrStepsTrigger(PollingTrigger):
             "botocore_config": self.botocore_config,
         }
 
-    def connect(self) -> EmrClients:
-        clients = ConfiguredClients(
+    def clients(self) -> EmrClients:
+        return ConfiguredClients(
             self.aws_conn_id, self.region_name, verify=self.verify, botocore_config=self.botocore_config
         )
+
+    def sharing(self) -> tuple[Hashable, ...]:
+        return super().sharing() + _settings(self.verify, self.botocore_config)
+
+    def connect(self) -> EmrClients:
+        clients = self.clients()
         _ = clients.reads
         return clients
+
+    def new_wait(self, pace: Pace) -> Wait:
+        return Wait(
+            self.cluster_id,
+            self.step_ids,
+            targets=self.target_states,
+            pace=pace,
+            deadline=instant(self.deadline),
+            log=self.log.warning,
+        )
+
+    def payload(self, found: Found) -> dict[str, Any]:
+        steps = [found.steps[step_id] for step_id in self.step_ids if step_id in found.steps]
+        if found.cluster is not None:
+            return {"status": "cluster_ended", "cluster": found.cluster, "steps": steps}
+        return {"status": "done", "steps": steps}
 
     def look(self, clients: EmrClients) -> dict[str, Any] | None:
         self._looks += 1
@@ -138,3 +164,10 @@ class EmrStepsTrigger(PollingTrigger):
 
     def _steps(self) -> list[dict[str, Any]]:
         return [self._found[step_id] for step_id in self.step_ids if step_id in self._found]
+
+
+def _settings(verify: bool | str | None, botocore_config: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """What tells clients with these settings from others; nothing where there are none."""
+    if verify is None and not botocore_config:
+        return ()
+    return (json.dumps([verify, botocore_config], sort_keys=True, default=str),)

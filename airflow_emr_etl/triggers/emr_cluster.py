@@ -8,10 +8,13 @@ from typing import Any
 from airflow_emr_etl.hooks.emr_cluster import EmrClusterHook, cluster_state
 from airflow_emr_etl.models.states import CLUSTER_ENDED
 from airflow_emr_etl.triggers.ownership import is_over, whatever_comes
-from airflow_emr_etl.triggers.polling import PollingTrigger, in_task_thread, plain
+from airflow_emr_etl.triggers.poller import Found, Wait
+from airflow_emr_etl.triggers.polling import in_task_thread, instant, plain
+from airflow_emr_etl.triggers.polling_schedule import Pace
+from airflow_emr_etl.triggers.shared import SharedPollingTrigger
 
 
-class EmrClusterStateTrigger(PollingTrigger):
+class EmrClusterStateTrigger(SharedPollingTrigger):
     """Fires when ``cluster_id`` is in one of ``target_states``, or has ended.
 
     Payload: ``{"status": "done", "cluster": {…}}``, the ``Cluster`` of EMR with what tells its end. The
@@ -42,9 +45,21 @@ class EmrClusterStateTrigger(PollingTrigger):
         }
 
     def connect(self) -> EmrClusterHook:
-        hook = EmrClusterHook(self.aws_conn_id, self.region_name)
+        hook = EmrClusterHook(clients=self.clients())
         _ = hook.clients.reads
         return hook
+
+    def new_wait(self, pace: Pace) -> Wait:
+        return Wait(
+            self.cluster_id,
+            targets=self.target_states,
+            pace=pace,
+            deadline=instant(self.deadline),
+            log=self.log.warning,
+        )
+
+    def payload(self, found: Found) -> dict[str, Any]:
+        return {"status": "done", "cluster": found.cluster}
 
     def look(self, hook: EmrClusterHook) -> dict[str, Any] | None:
         cluster = hook.describe(self.cluster_id)

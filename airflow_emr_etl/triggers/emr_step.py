@@ -11,14 +11,13 @@ from airflow_emr_etl.hooks.emr_step import EmrStepHook, step_state
 from airflow_emr_etl.hooks.step_keeper import StepKeeper
 from airflow_emr_etl.models.states import CLUSTER_ENDED, STEP_ENDED
 from airflow_emr_etl.triggers.ownership import is_over, whatever_comes
-from airflow_emr_etl.triggers.polling import PollingTrigger, in_task_thread, plain
+from airflow_emr_etl.triggers.poller import CLUSTER_CHECK_EVERY, Found, Wait
+from airflow_emr_etl.triggers.polling import in_task_thread, instant, plain
+from airflow_emr_etl.triggers.polling_schedule import Pace
+from airflow_emr_etl.triggers.shared import SharedPollingTrigger
 
-#: A step that waits or runs does not say that its cluster has gone, so at the first of every so many looks
-#: the cluster is asked.
-CLUSTER_CHECK_EVERY = 5
 
-
-class EmrStepTrigger(PollingTrigger):
+class EmrStepTrigger(SharedPollingTrigger):
     """Fires when the step has ended, or its cluster has ended with the step still open.
 
     Payload: ``{"status": "done", "step": {…}}``, the ``Step`` of EMR, or
@@ -40,9 +39,20 @@ class EmrStepTrigger(PollingTrigger):
         }
 
     def connect(self) -> EmrClients:
-        clients = EmrClients(self.aws_conn_id, self.region_name)
+        clients = self.clients()
         _ = clients.reads
         return clients
+
+    def new_wait(self, pace: Pace) -> Wait:
+        return Wait(
+            self.cluster_id, [self.step_id], pace=pace, deadline=instant(self.deadline), log=self.log.warning
+        )
+
+    def payload(self, found: Found) -> dict[str, Any]:
+        step = found.steps[self.step_id]
+        if found.cluster is not None:
+            return {"status": "cluster_ended", "cluster": found.cluster, "step": step}
+        return {"status": "done", "step": step}
 
     def look(self, clients: EmrClients) -> dict[str, Any] | None:
         self._looks += 1

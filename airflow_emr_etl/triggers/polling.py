@@ -14,11 +14,9 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from airflow_emr_etl import exceptions
 from airflow_emr_etl.exceptions import EmrEtlError, ExpiredTokenError
 from airflow_emr_etl.hooks.aws_errors import translate
+from airflow_emr_etl.triggers.polling_schedule import Pace
 
 T = TypeVar("T")
-
-_GROWTH = 1.15
-_JITTER = 0.2
 
 
 def poll_delays(
@@ -29,10 +27,9 @@ def poll_delays(
     They grow from ``first`` to ``ceiling``, so that a step of some seconds is seen at once and one of hours
     costs few calls; each is up to a fifth longer or shorter, so that many waiters spread out.
     """
-    delay = min(first, ceiling)
+    pace = Pace(first, ceiling)
     while True:
-        yield delay * (1 - _JITTER + 2 * _JITTER * draw())
-        delay = min(delay * _GROWTH, ceiling)
+        yield pace.next(draw=draw)
 
 
 class PollingTrigger(BaseTrigger):
@@ -154,6 +151,11 @@ class PollingTrigger(BaseTrigger):
         if self.deadline is None:
             return delay
         return max(0.0, min(delay, (datetime.fromisoformat(self.deadline) - now).total_seconds()))
+
+
+def instant(text: str | None) -> datetime | None:
+    """A time that is kept as ISO text."""
+    return None if text is None else datetime.fromisoformat(text)
 
 
 async def in_task_thread(function: Callable[[], T]) -> T:

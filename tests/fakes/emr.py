@@ -403,6 +403,7 @@ def install(monkeypatch: Any) -> FakeEmr:
     emr = FakeEmr()
     monkeypatch.setattr(EmrClients, "reads", emr)
     monkeypatch.setattr(EmrClients, "writes", emr)
+    monkeypatch.setattr(EmrClients, "polls", emr)
     monkeypatch.setattr(Clock, "now", lambda clock: emr.clock.now())
     monkeypatch.setattr(Clock, "sleep", lambda clock, seconds: emr.clock.sleep(seconds))
     return emr

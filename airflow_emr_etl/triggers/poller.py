@@ -1,0 +1,749 @@
+"""One poller for all waits of a triggerer on one connection and region.
+
+Waits that came one by one cost one call each, each time; here they share them. Steps are asked for ten in a call,
+or their cluster's list of active steps is read where that takes fewer calls; clusters are looked up in the
+list of live ones. :mod:`~airflow_emr_etl.triggers.polling_schedule` decides when and how; this module does it.
+
+**Who does what.** The poller is an asyncio task of its own, in no wait's context. It ends with its last wait. Calls
+are made by a few threads. What needs Airflow, which is reading the connection, is done by one of the
+waiting tasks, since Airflow answers only to those. What concerns a wait is written to the log of its task.
+
+**What ends a wait**: what it waits for, an error that will not pass by itself, or its deadline; each for itself.
+A step counts as ended only when EMR was asked for it by its id; that it is not listed says nothing.
+
+Time is the event loop's, and the machine's clock for deadlines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import logging
+import random
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from airflow_emr_etl.exceptions import (
+    AccessDeniedError,
+    ClusterNotFoundError,
+    EmrEtlError,
+    ExpiredTokenError,
+    ThrottledError,
+)
+from airflow_emr_etl.hooks.aws_errors import aws_call, translate
+from airflow_emr_etl.hooks.clock import SYSTEM_CLOCK
+from airflow_emr_etl.hooks.emr_client import POLLING_THREADS, EmrClients
+from airflow_emr_etl.hooks.emr_cluster import cluster_state
+from airflow_emr_etl.hooks.emr_step import step_state
+from airflow_emr_etl.models.intent import without_mark
+from airflow_emr_etl.models.states import CLUSTER_ENDED, STEP_ACTIVE, STEP_ENDED, ClusterState
+from airflow_emr_etl.triggers.polling import in_task_thread, plain
+from airflow_emr_etl.triggers.polling_schedule import (
+    CallBudget,
+    Pace,
+    UsualDurations,
+    allowance_for_cluster,
+    batches,
+    by_list,
+    calls_by_pages,
+    haste,
+    rate_for_cluster,
+    steps_to_ask,
+)
+
+log = logging.getLogger(__name__)
+
+CLUSTER_CHECK_EVERY: Final = 5
+"""Of the looks at a cluster's steps: a step that waits or runs does not say that its cluster has gone."""
+_GATHER_SECONDS: Final = 0.2
+"""Triggers come in flocks: the first look waits for the others."""
+_LAST_LOOK_SECONDS: Final = 2.0
+"""Before the deadline."""
+_MOST_LOOKS: Final = 2 * POLLING_THREADS
+"""At once. Calls wait for their turn in the budget, so more would only be late in the order of their times."""
+_SOON_SECONDS: Final = 30.0
+_OUTAGE_SECONDS: Final = 2.0
+_LONGEST_OUTAGE_SECONDS: Final = 60.0
+_SHORTEST_SECONDS: Final = 0.01
+"""Shorter sleeps could be lost in rounding."""
+_LIST_MISSES: Final = 3
+"""So often a step may be missing from the answer before it is asked for alone: lists lag behind."""
+_NOT_ENDED: Final = sorted(state.value for state in set(ClusterState) - CLUSTER_ENDED)
+_ACTIVE: Final = sorted(state.value for state in STEP_ACTIVE)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a wait ended with: one of these, or a time-out when there is none."""
+
+    steps: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The ``Step`` of EMR by id, as last seen."""
+    cluster: dict[str, Any] | None = None
+    """The ``Cluster`` that was waited for, or that ended under its steps."""
+    error: EmrEtlError | None = None
+    done: bool = False
+    """Whether what was waited for has come."""
+
+
+class Wait:
+    """What one trigger waits for: steps of a cluster, or the cluster itself where ``step_ids`` is None.
+
+    A step is waited for until it has ended or is in one of ``targets``, a cluster likewise.
+    """
+
+    __slots__ = (
+        "answered",
+        "cluster_id",
+        "context",
+        "deadline",
+        "due",
+        "failures",
+        "found",
+        "future",
+        "log",
+        "of_steps",
+        "open",
+        "pace",
+        "targets",
+        "timer",
+    )
+
+    def __init__(
+        self,
+        cluster_id: str,
+        step_ids: Iterable[str] | None = None,
+        *,
+        targets: Iterable[str] = (),
+        pace: Pace,
+        deadline: datetime | None = None,
+        log: Callable[[str], object],
+    ) -> None:
+        self.cluster_id = cluster_id
+        self.of_steps = step_ids is not None
+        self.open = dict.fromkeys(step_ids or ())
+        self.targets = frozenset(targets)
+        self.pace = pace
+        self.deadline = deadline
+        self.log = log
+        self.context = contextvars.copy_context()
+        self.found: dict[str, dict[str, Any]] = {}
+        self.future: asyncio.Future[Found | None] = asyncio.get_running_loop().create_future()
+        self.timer: asyncio.TimerHandle | None = None
+        self.answered = False
+        self.due = 0.0
+        self.failures = 0
+
+    def tell(self, message: str) -> None:
+        """A line in the log of the task that waits."""
+        self.context.run(self.log, message)
+
+    def end(self, found: Found) -> None:
+        """The first end counts."""
+        if not self.answered:
+            self.answered = True
+            if self.future.done():  # it is reading the connection, and has not come back to wait yet
+                self.future = self.future.get_loop().create_future()
+            self.future.set_result(found)
+
+    @property
+    def seconds_left(self) -> float:
+        if self.deadline is None:
+            return float("inf")
+        return (self.deadline - SYSTEM_CLOCK.now()).total_seconds()
+
+
+class _Cluster:
+    """A cluster on which, or on whose steps, something waits."""
+
+    def __init__(self, cluster_id: str, now: float) -> None:
+        self.id = cluster_id
+        self.by_step: dict[str, list[Wait]] = {}
+        #: Of the cluster itself.
+        self.waits: list[Wait] = []
+        self.allowance = allowance_for_cluster(now)
+        self.active: int | None = None
+        self.missed: dict[str, int] = {}
+        self.looks = 0
+        self.steps_due = float("inf")
+        self.cluster_due = float("inf")
+        self.is_busy = False
+        #: Of the cluster, once it has ended with steps that seem open.
+        self.ended: dict[str, Any] | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.by_step and not self.waits
+
+    def step_waits(self) -> Iterator[Wait]:
+        seen: set[int] = set()
+        for waits in self.by_step.values():
+            for wait in waits:
+                if id(wait) not in seen:
+                    seen.add(id(wait))
+                    yield wait
+
+    def all_waits(self) -> list[Wait]:
+        return [*self.step_waits(), *self.waits]
+
+
+_pollers: dict[tuple[asyncio.AbstractEventLoop, Hashable], Poller] = {}
+
+
+def shared_poller(key: Hashable) -> Poller:
+    """The poller of the running event loop for ``key``: connection, region, and how its clients are made."""
+    loop = asyncio.get_running_loop()
+    for other in [entry for entry in _pollers if entry[0].is_closed()]:
+        del _pollers[other]
+    found = _pollers.get((loop, key))
+    if found is None:
+        found = _pollers[loop, key] = Poller(on_end=lambda: _pollers.pop((loop, key), None))
+    return found
+
+
+class Poller:
+    """See the module. All methods are called in the event loop that it was made in."""
+
+    def __init__(
+        self,
+        *,
+        on_end: Callable[[], object] = lambda: None,
+        budget: CallBudget | None = None,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._on_end = on_end
+        self._draw = draw
+        self._budget = budget or CallBudget(now=self._loop.time(), draw=draw)
+        self._clusters: dict[str, _Cluster] = {}
+        self._usual = UsualDurations()
+        self._threads = ThreadPoolExecutor(POLLING_THREADS, thread_name_prefix="emr-poller")
+        self._free = asyncio.Semaphore(POLLING_THREADS)
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._looks: set[asyncio.Task[None]] = set()
+        self._clients: EmrClients | None = None
+        self._connecting = asyncio.Lock()
+        self._connector: Wait | None = None
+        self._connected = asyncio.Event()
+        self._connect_failures = 0
+        self._lists_steps = self._lists_clusters = True
+        self._live: int | None = None
+        self._cluster_allowance = allowance_for_cluster(self._loop.time())
+        self._looks_at_clusters = False
+
+    # What a trigger does
+
+    async def wait(self, wait: Wait, connect: Callable[[], EmrClients]) -> Found:
+        """Wait together with the others. ``connect`` makes the clients, should they be needed."""
+        if wait.of_steps and not wait.open:
+            if self._task is None:
+                self._on_end()
+            return Found(done=True)
+        self._add(wait)
+        try:
+            while True:
+                found = await wait.future
+                if found is not None:
+                    return found
+                await self._connect(wait, connect)
+        finally:
+            self._remove(wait)
+
+    def _add(self, wait: Wait) -> None:
+        now = self._loop.time()
+        wait.due = now + _GATHER_SECONDS
+        self._arm(wait)
+        cluster = self._clusters.get(wait.cluster_id)
+        if cluster is None:
+            cluster = self._clusters[wait.cluster_id] = _Cluster(wait.cluster_id, now)
+        for step_id in wait.open:
+            cluster.by_step.setdefault(step_id, []).append(wait)
+        if wait.of_steps:
+            cluster.steps_due = min(cluster.steps_due, wait.due)
+        else:
+            cluster.waits.append(wait)
+            cluster.cluster_due = min(cluster.cluster_due, wait.due)
+        self._wake.set()
+        if self._task is None:
+            # A context of its own: what it logs must not go to the log of the task that came first.
+            self._task = self._loop.create_task(self._run(), context=contextvars.Context())
+
+    def _remove(self, wait: Wait) -> None:
+        wait.answered = True
+        if wait.timer is not None:
+            wait.timer.cancel()
+        cluster = self._clusters.get(wait.cluster_id)
+        if self._loop.is_closed() or cluster is None:
+            return
+        if self._connector is wait:
+            self._connector = None
+            self._connected.set()
+        for step_id in [*wait.open, *wait.found]:
+            self._forget(cluster, step_id, wait)
+        if wait in cluster.waits:
+            cluster.waits.remove(wait)
+        if cluster.is_idle:
+            del self._clusters[wait.cluster_id]
+        if not self._clusters:
+            self._wake.set()
+
+    @staticmethod
+    def _forget(cluster: _Cluster, step_id: str, wait: Wait) -> None:
+        waits = cluster.by_step.get(step_id)
+        if waits and wait in waits:
+            waits.remove(wait)
+            if not waits:
+                del cluster.by_step[step_id]
+                cluster.missed.pop(step_id, None)
+
+    def _arm(self, wait: Wait) -> None:
+        """The deadline holds whatever AWS and the threads do."""
+        left = wait.seconds_left
+        if left == float("inf"):
+            return
+        if left <= 0:
+            # What has come already counts, if it is seen at once.
+            wait.timer = self._loop.call_later(_LAST_LOOK_SECONDS, wait.end, Found())
+            wait.deadline = None
+            return
+        wait.timer = self._loop.call_later(left, self._time_is_over, wait)
+
+    def _time_is_over(self, wait: Wait) -> None:
+        if wait.seconds_left > 0:  # the machine's clock was set back
+            self._arm(wait)
+        else:
+            wait.end(Found(steps=dict(wait.found)))
+
+    async def _connect(self, wait: Wait, connect: Callable[[], EmrClients]) -> None:
+        if not wait.answered:
+            wait.future = self._loop.create_future()
+        made = asyncio.ensure_future(in_task_thread(connect))
+        made.add_done_callback(
+            lambda late: late.cancelled() or late.exception()
+        )  # also when nobody waits for it
+        either: set[asyncio.Future[Any]] = {made, wait.future}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not made.done():
+            return  # its time is over; another one does it
+        try:
+            self._clients = made.result()
+            self._connect_failures = 0
+        except Exception as error:
+            failure = translate(error)
+            if failure.retryable:
+                self._connect_failures += 1
+                self._warn([wait], failure)
+            else:
+                wait.end(Found(error=failure))
+        finally:
+            if self._connector is wait:
+                self._connector = None
+                self._connected.set()
+
+    # The poller's own task
+
+    async def _run(self) -> None:
+        try:
+            while self._clusters:
+                self._wake.clear()
+                self._begin_looks()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), self._until_next_look())
+        except Exception as error:
+            # A mistake of ours: to hide it would leave the waits to their deadlines.
+            for wait in self._everybody():
+                wait.end(Found(error=translate(error)))
+        finally:
+            self._on_end()
+            self._threads.shutdown(wait=False, cancel_futures=True)
+            if not self._loop.is_closed():
+                for look in self._looks:
+                    look.cancel()
+
+    def _until_next_look(self) -> float | None:
+        if len(self._looks) >= _MOST_LOOKS:
+            return None  # the next one begins when one of them ends
+        now = self._loop.time()
+        times = [
+            max(cluster.steps_due, now + cluster.allowance.delay(now))
+            for cluster in self._clusters.values()
+            if cluster.by_step and not cluster.is_busy
+        ]
+        if not self._looks_at_clusters:
+            due = min((cluster.cluster_due for cluster in self._clusters.values()), default=float("inf"))
+            times.append(max(due, now + self._cluster_allowance.delay(now)))
+        soonest = min(times, default=float("inf"))
+        return None if soonest == float("inf") else max(soonest - now, _SHORTEST_SECONDS)
+
+    def _begin_looks(self) -> None:
+        now = self._loop.time()
+        ready = [
+            cluster
+            for cluster in self._clusters.values()
+            if cluster.steps_due <= now
+            and not cluster.is_busy
+            and cluster.allowance.delay(now) < _SHORTEST_SECONDS
+        ]
+        room = max(0, _MOST_LOOKS - len(self._looks))
+        for cluster in sorted(ready, key=lambda each: each.steps_due)[:room]:
+            cluster.is_busy = True
+            self._begin(self._look_at_steps(cluster))
+        if not self._looks_at_clusters and self._cluster_allowance.delay(now) < _SHORTEST_SECONDS:
+            due = [each for each in self._clusters.values() if each.cluster_due <= now]
+            if due:
+                self._looks_at_clusters = True
+                self._begin(self._look_at_clusters())
+
+    def _begin(self, look: Any) -> None:
+        task = self._loop.create_task(look)
+        self._looks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._looks.discard(task)
+        self._wake.set()
+        if not task.cancelled() and isinstance(error := task.exception(), Exception):
+            for wait in self._everybody():
+                wait.end(Found(error=translate(error)))
+
+    def _everybody(self) -> list[Wait]:
+        return [wait for cluster in list(self._clusters.values()) for wait in cluster.all_waits()]
+
+    # Steps
+
+    async def _look_at_steps(self, cluster: _Cluster) -> None:
+        ended_before, lists = cluster.ended, self._lists_steps
+        order = sorted(cluster.by_step, key=lambda step_id: min(w.due for w in cluster.by_step[step_id]))
+        now = self._loop.time()
+        due = [
+            step_id
+            for step_id in order
+            if ended_before is not None or min(wait.due for wait in cluster.by_step[step_id]) <= now
+        ]
+        plan = steps_to_ask(due, order[len(due) :], cluster.active)
+        looked: set[str] = set()
+        asked: set[str] = looked
+        calls = 0
+        try:
+            if not lists:
+                for step_id in due:
+                    calls += 1
+                    await self._ask_for_step(cluster, step_id, looked)
+            elif plan.whole:
+                calls = await self._read_active(cluster, set(plan.ids), looked)
+                gone = [
+                    step_id for step_id in plan.ids if step_id not in looked and step_id in cluster.by_step
+                ]
+                for ids in batches(gone):
+                    calls += 1
+                    await self._ask_for_steps(cluster, ids, looked)
+            else:
+                for ids in plan.batches:
+                    calls += 1
+                    await self._ask_for_steps(cluster, ids, looked)
+            asked = {*plan.ids, *due}
+            cluster.looks += 1
+            cluster.allowance.rate = rate_for_cluster(calls, self._longest_interval(cluster))
+            if cluster.by_step and cluster.looks % CLUSTER_CHECK_EVERY == 1:
+                alone = len(self._clusters) == 1
+                check = self._loop.time() + (0.0 if alone else _SOON_SECONDS / 2)  # others come along
+                cluster.cluster_due = min(cluster.cluster_due, check)
+            if ended_before is not None:
+                self._end_with_cluster(cluster, ended_before, looked)
+        except EmrEtlError as failure:
+            if failure.retryable:
+                self._failed(failure, list(cluster.step_waits()))
+            elif isinstance(failure, AccessDeniedError) and lists:
+                self._lists_steps = False  # DescribeStep may be allowed
+                log.warning("Steps are asked for one by one: %s", failure)
+            else:
+                for wait in list(cluster.step_waits()):
+                    wait.end(Found(steps=dict(wait.found), error=failure))
+        finally:
+            cluster.is_busy = False
+            self._schedule(cluster, asked, haste(len(asked), calls))
+
+    async def _read_active(self, cluster: _Cluster, wanted: set[str], looked: set[str]) -> int:
+        """Take what the list of active steps says of those ``wanted``; the number of calls."""
+        request: dict[str, Any] = {"ClusterId": cluster.id, "StepStates": _ACTIVE}
+        calls = seen = 0
+        while True:
+            answer = await self._call("ListSteps", request, cluster)
+            calls += 1
+            seen += len(answer["Steps"])
+            for step in answer["Steps"]:
+                if step["Id"] in wanted:
+                    self._saw_step(cluster, step, looked)
+            marker = answer.get("Marker")
+            if marker is None or wanted <= looked:
+                cluster.active = seen
+                return calls
+            request["Marker"] = marker
+
+    async def _ask_for_steps(self, cluster: _Cluster, ids: list[str], looked: set[str]) -> None:
+        ids = [step_id for step_id in ids if step_id in cluster.by_step]
+        if len(ids) <= 1:
+            for step_id in ids:
+                # A list may not show a new step yet; asked for by its id alone, EMR knows it.
+                await self._ask_for_step(cluster, step_id, looked)
+            return
+        try:
+            answer = await self._call("ListSteps", {"ClusterId": cluster.id, "StepIds": ids}, cluster)
+        except (ClusterNotFoundError, AccessDeniedError):
+            raise
+        except EmrEtlError as failure:
+            if failure.retryable:
+                raise
+            # One that EMR does not know is enough for it to refuse all of them.
+            half = len(ids) // 2
+            await self._ask_for_steps(cluster, ids[:half], looked)
+            await self._ask_for_steps(cluster, ids[half:], looked)
+            return
+        for step in answer["Steps"]:
+            self._saw_step(cluster, step, looked)
+        for step_id in ids:
+            if step_id not in looked and step_id in cluster.by_step:
+                cluster.missed[step_id] = cluster.missed.get(step_id, 0) + 1
+                if cluster.missed[step_id] >= _LIST_MISSES:
+                    await self._ask_for_step(cluster, step_id, looked)
+
+    async def _ask_for_step(self, cluster: _Cluster, step_id: str, looked: set[str]) -> None:
+        try:
+            answer = await self._call("DescribeStep", {"ClusterId": cluster.id, "StepId": step_id}, cluster)
+        except EmrEtlError as failure:
+            if failure.retryable:
+                raise
+            for wait in list(cluster.by_step.get(step_id, ())):
+                wait.end(Found(steps=dict(wait.found), error=failure))
+            return
+        self._saw_step(cluster, answer["Step"], looked)
+
+    def _saw_step(self, cluster: _Cluster, step: dict[str, Any], looked: set[str]) -> None:
+        step_id, state = step["Id"], step_state(step)
+        looked.add(step_id)
+        cluster.missed.pop(step_id, None)
+        if state in STEP_ENDED:
+            self._learn(step)
+        for wait in list(cluster.by_step.get(step_id, ())):
+            wait.failures = 0
+            wait.found[step_id] = plain(step, "Id", "Name", "Status")
+            if state in STEP_ENDED or state.value in wait.targets:
+                wait.open.pop(step_id, None)
+                self._forget(cluster, step_id, wait)
+                if not wait.open:
+                    wait.end(Found(steps=dict(wait.found), done=True))
+
+    def _learn(self, step: dict[str, Any]) -> None:
+        timeline = step["Status"].get("Timeline", {})
+        start, end = timeline.get("StartDateTime"), timeline.get("EndDateTime")
+        if isinstance(start, datetime) and isinstance(end, datetime):
+            self._usual.learn(without_mark(step["Name"]), (end - start).total_seconds())
+
+    def _to_usual_end(self, wait: Wait) -> float | None:
+        """Seconds until the first of its running steps usually ends."""
+        ends = []
+        for step_id in wait.open:
+            step = wait.found.get(step_id)
+            start = step and step["Status"].get("Timeline", {}).get("StartDateTime")
+            usual = self._usual.of(without_mark(step["Name"])) if step and start else None
+            if usual is not None and isinstance(start, str):
+                ran = (SYSTEM_CLOCK.now() - datetime.fromisoformat(start)).total_seconds()
+                ends.append(usual - ran)
+        return min(ends, key=abs, default=None)
+
+    @staticmethod
+    def _end_with_cluster(cluster: _Cluster, ended: dict[str, Any], looked: set[str]) -> None:
+        """End the waits for steps that were looked at after their cluster had ended, and are open all the same."""
+        for wait in list(cluster.step_waits()):
+            if looked >= wait.open.keys():
+                wait.end(Found(steps=dict(wait.found), cluster=ended))
+
+    @staticmethod
+    def _longest_interval(cluster: _Cluster) -> float:
+        return min((wait.pace.ceiling for wait in cluster.step_waits()), default=30.0)
+
+    def _schedule(self, cluster: _Cluster, asked: set[str], haste: float) -> None:
+        """When the cluster's steps are looked at next."""
+        now = self._loop.time()
+        due = float("inf")
+        for wait in list(cluster.step_waits()):
+            if wait.open.keys() & asked:
+                delay = wait.pace.next(to_usual_end=self._to_usual_end(wait), draw=self._draw)
+                wait.due = now + self._before_deadline(wait, delay / haste)
+            due = min(due, wait.due)
+        cluster.steps_due = now if cluster.ended is not None else due
+
+    def _before_deadline(self, wait: Wait, delay: float) -> float:
+        """``delay``, or the seconds to the last look where that comes first."""
+        last = wait.seconds_left - _LAST_LOOK_SECONDS
+        return min(delay, last) if last > 0 else delay
+
+    # Clusters
+
+    async def _look_at_clusters(self) -> None:
+        now = self._loop.time()
+        # Those whose time comes soon anyway are taken along.
+        every = sorted(
+            (each for each in self._clusters.values() if each.cluster_due < float("inf")),
+            key=lambda each: each.cluster_due,
+        )
+        due = [cluster for cluster in every if cluster.cluster_due <= now]
+        looked: set[str] = set()
+        interval = min((wait.pace.ceiling for cluster in every for wait in cluster.waits), default=30.0)
+        calls = 0
+        try:
+            wanted = {cluster.id: cluster for cluster in every if cluster.cluster_due <= now + _SOON_SECONDS}
+            if self._lists_clusters and by_list(len(due), len(wanted), self._live):
+                due = await self._read_live(wanted, looked)
+                calls += calls_by_pages(self._live or 0)
+            for cluster in due:
+                calls += 1
+                await self._ask_for_cluster(cluster, looked)
+            self._cluster_allowance.rate = rate_for_cluster(calls, interval)
+        except EmrEtlError as failure:
+            waits = [wait for cluster in due for wait in cluster.all_waits()]
+            if failure.retryable:
+                self._failed(failure, waits)
+            elif self._lists_clusters:
+                self._lists_clusters = False  # DescribeCluster may be allowed
+                log.warning("Clusters are asked for one by one: %s", failure)
+        finally:
+            self._looks_at_clusters = False
+            now = self._loop.time()
+            for cluster in every:
+                if cluster.id in looked:
+                    cluster.cluster_due = self._next_of_cluster(cluster, now)
+
+    def _next_of_cluster(self, cluster: _Cluster, now: float) -> float:
+        due = float("inf")
+        for wait in cluster.waits:
+            wait.due = now + self._before_deadline(wait, wait.pace.next(draw=self._draw))
+            due = min(due, wait.due)
+        return due
+
+    async def _read_live(self, wanted: dict[str, _Cluster], looked: set[str]) -> list[_Cluster]:
+        """Take what the list of live clusters says of those ``wanted``; the ones to ask for by id."""
+        request: dict[str, Any] = {"ClusterStates": _NOT_ENDED}
+        seen = 0
+        ask = dict(wanted)
+        while True:
+            answer = await self._call("ListClusters", request, None)
+            seen += len(answer["Clusters"])
+            for summary in answer["Clusters"]:
+                cluster = wanted.get(summary["Id"])
+                state = summary["Status"]["State"]
+                if cluster is not None and not any(state in wait.targets for wait in cluster.waits):
+                    looked.add(cluster.id)
+                    del ask[cluster.id]
+            marker = answer.get("Marker")
+            if marker is None or not ask:
+                self._live = seen
+                # One that is not listed has ended, or is too new: only itself can say.
+                return list(ask.values())
+            request["Marker"] = marker
+
+    async def _ask_for_cluster(self, cluster: _Cluster, looked: set[str]) -> None:
+        try:
+            answer = await self._call("DescribeCluster", {"ClusterId": cluster.id}, None)
+        except EmrEtlError as failure:
+            if failure.retryable:
+                raise
+            looked.add(cluster.id)
+            for wait in cluster.all_waits():
+                wait.end(Found(steps=dict(wait.found), error=failure))
+            return
+        looked.add(cluster.id)
+        found = answer["Cluster"]
+        state = cluster_state(found)
+        told = plain(found, "Id", "Name", "Status", "LogUri", "Tags")
+        for wait in list(cluster.waits):
+            wait.failures = 0
+            if state in CLUSTER_ENDED or state.value in wait.targets:
+                wait.end(Found(cluster=told, done=True))
+        if state in CLUSTER_ENDED and cluster.by_step:
+            # Steps may have ended just before their cluster did: their last states count.
+            cluster.ended = told
+            cluster.steps_due = self._loop.time()
+
+    # Calls
+
+    async def _call(
+        self, operation: str, request: dict[str, Any], cluster: _Cluster | None
+    ) -> dict[str, Any]:
+        """One call, when the budget has room for it. Raises this package's errors."""
+        clients = await self._client()
+        while (delay := self._budget.delay(self._loop.time())) > 0:
+            await asyncio.sleep(max(delay, _SHORTEST_SECONDS))
+        now = self._loop.time()
+        self._budget.spend(now)
+        (cluster.allowance if cluster is not None else self._cluster_allowance).spend(now)
+        method = _METHODS[operation]
+
+        def call() -> dict[str, Any]:
+            with aws_call(f"emr:{operation}"):
+                answer: dict[str, Any] = getattr(clients.polls, method)(**request)
+                return answer
+
+        try:
+            async with self._free:
+                answer = await self._loop.run_in_executor(self._threads, call)
+        except Exception as error:
+            failure = translate(error, f"emr:{operation}")
+            if isinstance(failure, ThrottledError):
+                self._budget.throttled(self._loop.time())
+            else:
+                self._budget.answered()
+            if isinstance(failure, ExpiredTokenError) and self._clients is clients:
+                self._clients = None
+            raise failure from error
+        self._budget.answered()
+        return answer
+
+    async def _client(self) -> EmrClients:
+        """The clients, which one of the waiting tasks makes: only those may ask Airflow for a connection."""
+        async with self._connecting:
+            while self._clients is None:
+                waits = [wait for wait in self._everybody() if not wait.answered and not wait.future.done()]
+                if not waits:
+                    raise asyncio.CancelledError  # nobody waits any more
+                self._connected.clear()
+                self._connector = waits[self._connect_failures % len(waits)]
+                self._connector.future.set_result(None)
+                await self._connected.wait()
+                if self._clients is None and self._connect_failures:
+                    await asyncio.sleep(self._outage_pause(self._connect_failures))
+            return self._clients
+
+    def _failed(self, failure: EmrEtlError, waits: list[Wait]) -> None:
+        """Look again after a pause."""
+        self._warn(waits, failure)
+        now = self._loop.time()
+        for wait in waits:
+            wait.due = now + self._before_deadline(wait, self._outage_pause(wait.failures))
+        for cluster in {wait.cluster_id: self._clusters.get(wait.cluster_id) for wait in waits}.values():
+            if cluster is not None and cluster.cluster_due <= now:
+                cluster.cluster_due = max(now, min((wait.due for wait in cluster.all_waits()), default=now))
+
+    def _outage_pause(self, failures: int) -> float:
+        longest = min(_LONGEST_OUTAGE_SECONDS, _OUTAGE_SECONDS * 2.0 ** min(failures, 16))
+        return longest * (0.5 + self._draw() / 2)
+
+    @staticmethod
+    def _warn(waits: list[Wait], failure: EmrEtlError) -> None:
+        """Say so in their logs: the first time, and when it has happened twice as often as when last said."""
+        for wait in waits:
+            wait.failures += 1
+            if wait.failures & (wait.failures - 1) == 0:
+                wait.tell(f"Cannot look, will try again: {failure}")
+
+
+_METHODS: Final = {
+    "ListSteps": "list_steps",
+    "DescribeStep": "describe_step",
+    "ListClusters": "list_clusters",
+    "DescribeCluster": "describe_cluster",
+}
