@@ -77,7 +77,8 @@ def _number(figure: dict[str, Any], whose: str) -> str:
 
 
 def _details(figure: dict[str, Any]) -> list[str]:
-    told = [f"**`{figure['figure']}`.** {MEANING[figure['figure']]}\n"]
+    meaning = MEANING.get(figure["figure"].partition(".")[0])
+    told = [f"**`{figure['figure']}`.** {meaning}\n"] if meaning else []
     for detail in figure.get("details", [])[:1]:
         phases = ", ".join(f"{name} {seconds:.1f}" for name, seconds in detail["phases"].items())
         tasks = sorted(detail["task_seconds_of_all_days"].items(), key=lambda item: -item[1])

@@ -35,7 +35,7 @@ HELPERS = {
     },
     "operators": {"base", "drop_in", "failures", "waiting"},
     "sensors": {"waiting"},
-    "triggers": {"ownership", "polling"},
+    "triggers": {"ownership", "poller", "polling", "polling_schedule", "shared"},
 }
 
 
