@@ -2,7 +2,8 @@
 
 A fake EMR on loopback counts calls, and in the throttled runs admits one call in two seconds. The contenders'
 triggers run by their own ``run()`` in one event loop in a process of their own, one after the other. The official
-ones need aiobotocore, which cannot be installed beside this package's boto3, so they get an environment under ``build/``.
+ones need aiobotocore, which cannot be installed beside this package's boto3, so they get an environment under
+``build``.
 ``SCENARIOS=n100.c1.healthy`` runs one scenario, ``PEER=0`` leaves the peer out.
 """
 
