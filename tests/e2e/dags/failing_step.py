@@ -18,6 +18,6 @@ with DAG(
     default_args={"retries": 2, "retry_delay": timedelta(seconds=1)},
 ) as dag:
     with EmrCluster("cluster", spec=SPEC, artifacts="s3://failing/artifacts/") as cluster:
-        broken = cluster.spark("broken", script="s3://failing/broken.py")
+        broken = cluster.spark("broken", script="s3://failing/broken.py", deploy_mode="cluster")
         after = cluster.spark("after", script="s3://failing/broken.py")
         broken >> after
