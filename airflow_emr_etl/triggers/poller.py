@@ -1,7 +1,7 @@
 """One poller for all waits of a triggerer on one connection and region.
 
 Waits that came one by one cost one call each, each time; here they share them. Steps are asked for ten in a call,
-or their cluster's list of active steps is read where that takes fewer calls; clusters are looked up in the
+or a list of their cluster's steps is read where that takes fewer calls; clusters are looked up in the
 list of live ones. :mod:`~airflow_emr_etl.triggers.polling_schedule` decides when and how; this module does it.
 
 **Who does what.** The poller is an asyncio task of its own, in no wait's context. It ends with its last wait. Calls
@@ -9,7 +9,7 @@ are made by a few threads. What needs Airflow, which is reading the connection, 
 waiting tasks, since Airflow answers only to those. What concerns a wait is written to the log of its task.
 
 **What ends a wait**: what it waits for, an error that will not pass by itself, or its deadline; each for itself.
-A step counts as ended only when EMR was asked for it by its id; that it is not listed says nothing.
+A step counts as ended only when EMR says so of it; that it is not listed says nothing.
 
 Time is the event loop's, and the machine's clock for deadlines.
 """
@@ -45,10 +45,13 @@ from airflow_emr_etl.triggers.polling import in_task_thread, plain
 from airflow_emr_etl.triggers.polling_schedule import (
     CallBudget,
     Pace,
+    StepsToAsk,
     UsualDurations,
+    Way,
     allowance_for_cluster,
     batches,
     by_list,
+    calls_by_ids,
     calls_by_pages,
     haste,
     rate_for_cluster,
@@ -166,6 +169,8 @@ class _Cluster:
         self.waits: list[Wait] = []
         self.allowance = allowance_for_cluster(now)
         self.active: int | None = None
+        #: How far down the list of all steps the oldest was that is waited for.
+        self.reach: int | None = None
         self.missed: dict[str, int] = {}
         self.looks = 0
         self.steps_due = float("inf")
@@ -424,7 +429,7 @@ class Poller:
             for step_id in order
             if ended_before is not None or min(wait.due for wait in cluster.by_step[step_id]) <= now
         ]
-        plan = steps_to_ask(due, order[len(due) :], cluster.active)
+        plan = steps_to_ask(due, order[len(due) :], cluster.active, cluster.reach)
         looked: set[str] = set()
         asked: set[str] = looked
         calls = 0
@@ -433,18 +438,12 @@ class Poller:
                 for step_id in due:
                     calls += 1
                     await self._ask_for_step(cluster, step_id, looked)
-            elif plan.whole:
-                calls = await self._read_active(cluster, set(plan.ids), looked)
-                gone = [
-                    step_id for step_id in plan.ids if step_id not in looked and step_id in cluster.by_step
-                ]
-                for ids in batches(gone):
-                    calls += 1
-                    await self._ask_for_steps(cluster, ids, looked)
-            else:
+            elif plan.way is Way.IDS:
                 for ids in plan.batches:
                     calls += 1
                     await self._ask_for_steps(cluster, ids, looked)
+            else:
+                calls = await self._read_lists(cluster, plan, looked)
             asked = {*plan.ids, *due}
             cluster.looks += 1
             cluster.allowance.rate = rate_for_cluster(calls, self._longest_interval(cluster))
@@ -467,6 +466,49 @@ class Poller:
             cluster.is_busy = False
             self._schedule(cluster, asked, haste(len(asked), calls))
 
+    async def _read_lists(self, cluster: _Cluster, plan: StepsToAsk, looked: set[str]) -> int:
+        """Look at steps in a list; the number of calls."""
+
+        def left() -> list[str]:
+            return [each for each in plan.ids if each not in looked and each in cluster.by_step]
+
+        calls = 0
+        if plan.way is Way.ACTIVE:
+            calls += await self._read_active(cluster, set(plan.ids), looked)
+        # What a list of active steps does not show has ended, or is too new: many are looked up together.
+        if plan.way is Way.NEWEST or calls_by_pages(cluster.reach or len(plan.ids)) < calls_by_ids(len(left())):
+            calls += await self._read_newest(cluster, left(), looked)
+        for ids in batches(left()):
+            calls += 1
+            await self._ask_for_steps(cluster, ids, looked)
+        return calls
+
+    async def _read_newest(self, cluster: _Cluster, ids: list[str], looked: set[str]) -> int:
+        """Read the list of all steps, the newest first, until it has shown ``ids``; the number of calls.
+
+        Not much farther than it reached the last time: a step that it does not show yet would have it read to
+        its end, which on a cluster that has lived for long is far.
+        """
+        wanted = set(ids)
+        request: dict[str, Any] = {"ClusterId": cluster.id}
+        most = 2 * calls_by_pages(max(len(ids), cluster.reach or 0))
+        calls = seen = active = 0
+        while True:
+            answer = await self._call("ListSteps", request, cluster)
+            calls += 1
+            for step in answer["Steps"]:
+                seen += 1
+                active += step_state(step) in STEP_ACTIVE
+                if step["Id"] in wanted:
+                    self._saw_step(cluster, step, looked)
+            marker = answer.get("Marker")
+            if marker is None or wanted <= looked or calls >= most:
+                cluster.reach = seen
+                if marker is None:
+                    cluster.active = active
+                return calls
+            request["Marker"] = marker
+
     async def _read_active(self, cluster: _Cluster, wanted: set[str], looked: set[str]) -> int:
         """Take what the list of active steps says of those ``wanted``; the number of calls."""
         request: dict[str, Any] = {"ClusterId": cluster.id, "StepStates": _ACTIVE}
@@ -479,7 +521,7 @@ class Poller:
                 if step["Id"] in wanted:
                     self._saw_step(cluster, step, looked)
             marker = answer.get("Marker")
-            if marker is None or wanted <= looked:
+            if marker is None:
                 cluster.active = seen
                 return calls
             request["Marker"] = marker

@@ -6,6 +6,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Final
 
 Draw = Callable[[], float]
@@ -130,12 +131,22 @@ def batches(ids: Sequence[str]) -> list[list[str]]:
     return [list(ids[start : start + MOST_IDS]) for start in range(0, len(ids), MOST_IDS)]
 
 
+class Way(StrEnum):
+    """How to ask EMR for the steps of a cluster."""
+
+    IDS = "ids"
+    """By their ids, ten in a call."""
+    ACTIVE = "active"
+    """Read all pages of the list of active steps; those that are gone from it are asked for."""
+    NEWEST = "newest"
+    """Read the list of all steps, which begins with the newest, as far as the oldest that is waited for."""
+
+
 @dataclass(frozen=True)
 class StepsToAsk:
     """How to look at the steps of one cluster."""
 
-    whole: bool
-    """Read all pages of the cluster's active steps; else ask for ``ids``."""
+    way: Way
     ids: tuple[str, ...]
     """All that are looked at, the most urgent first."""
 
@@ -144,19 +155,24 @@ class StepsToAsk:
         return batches(self.ids)
 
 
-def steps_to_ask(due: Sequence[str], waiting: Sequence[str], active: int | None) -> StepsToAsk:
+def steps_to_ask(
+    due: Sequence[str], waiting: Sequence[str], active: int | None, reach: int | None = None
+) -> StepsToAsk:
     """What a look at a cluster's steps asks for.
 
     ``due`` are the steps whose time has come, ``waiting`` the others that somebody waits for, the most urgent
-    first; ``active`` is how many steps of the cluster were active when last read, None where that is not known.
-    A call that is made anyhow takes along as many others as it has room for, and where one round of all by their
-    ids would take more calls than the list, the list is read although not all are due.
+    first; ``active`` is how many steps of the cluster were active when last read, ``reach`` how far down the list of
+    all steps the oldest that is waited for was; None where that is not known. A call that is made anyhow takes along
+    as many others as it has room for, and where one round of all by their ids would take more calls than a list,
+    the list is read although not all are due: the one of all steps where that is no longer, since it tells ends too.
     """
     everything = len(due) + len(waiting)
-    if calls_by_pages(everything if active is None else active) < calls_by_ids(everything):
-        return StepsToAsk(True, (*due, *waiting))
+    by_active = calls_by_pages(everything if active is None else active)
+    by_newest = calls_by_pages(max(everything, reach or 0))
+    if min(by_active, by_newest) < calls_by_ids(everything):
+        return StepsToAsk(Way.NEWEST if by_newest <= by_active else Way.ACTIVE, (*due, *waiting))
     room = -len(due) % MOST_IDS
-    return StepsToAsk(False, (*due, *waiting[:room]))
+    return StepsToAsk(Way.IDS, (*due, *waiting[:room]))
 
 
 def by_list(due: int, soon: int, listed: int | None) -> bool:

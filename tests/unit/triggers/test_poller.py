@@ -88,16 +88,22 @@ def clusters(emr: FakeEmr, number: int, steps: int) -> list[FakeCluster]:
     for _ in range(number):
         cluster = emr.clusters[emr.run_job_flow(**ClusterSpec(name="x").to_api())["JobFlowId"]]
         cluster.state = "RUNNING"
-        for _ in range(steps):
-            emr.add_job_flow_steps(
-                JobFlowId=cluster.id, Steps=[CommandStep(name="x", command=["true"]).to_api()]
-            )
-        for step in cluster.steps.values():
-            step.state = "RUNNING"
+        add_steps(emr, cluster, steps, "RUNNING")
         made.append(cluster)
     emr.calls.clear()
     emr.log.clear()
     return made
+
+
+def add_steps(emr: FakeEmr, cluster: FakeCluster, number: int, state: str) -> list[str]:
+    before = set(cluster.steps)
+    for _ in range(number):
+        emr.add_job_flow_steps(
+            JobFlowId=cluster.id, Steps=[CommandStep(name="x", command=["true"]).to_api()]
+        )
+        cluster.steps[next(reversed(cluster.steps))].state = state
+    emr.calls.clear()
+    return [step_id for step_id in cluster.steps if step_id not in before]
 
 
 def waiting_for(*made: FakeCluster, **common: Any) -> list[EmrStepTrigger]:
@@ -174,6 +180,38 @@ def test_a_thousand_steps_of_ten_clusters_share_their_calls(emr: FakeEmr, trigge
     assert emr.calls["DescribeStep"] < 30
     assert emr.calls["ListClusters"] > 0
     assert emr.calls["DescribeCluster"] < 20, "the clusters are looked up in their list too"
+
+
+@pytest.mark.parametrize("older", [0, 400], ids=["a new cluster", "a cluster that has lived for long"])
+def test_a_flock_of_steps_that_end_together_is_looked_up_in_a_list(
+    emr: FakeEmr, triggerer: Triggerer, older: int
+) -> None:
+    [cluster] = clusters(emr, 1, 0)
+    add_steps(emr, cluster, older, "COMPLETED")
+    ours = add_steps(emr, cluster, 200, "RUNNING")
+    triggers = [EmrStepTrigger(cluster_id=cluster.id, step_id=step_id) for step_id in ours]
+    for step_id in ours:
+        triggerer.at(100, end(cluster, step_id))
+    before: list[int] = []
+    triggerer.at(99, lambda: before.append(reads(emr)))
+    ends = triggerer.run(triggers)
+    assert {payload["status"] for _, payload in ends} == {"done"}
+    assert max(when for when, _ in ends) < 140
+    assert reads(emr) - before[0] <= 8, "by their ids it would be twenty"
+
+
+def test_steps_that_are_far_down_the_list_are_not_read_for_again_and_again(
+    emr: FakeEmr, triggerer: Triggerer
+) -> None:
+    """Old steps, and many new ones of others before them in the list of all steps."""
+    [cluster] = clusters(emr, 1, 30)
+    triggers = waiting_for(cluster)
+    add_steps(emr, cluster, 900, "COMPLETED")
+    for trigger in triggers:
+        triggerer.at(600, end(cluster, trigger.step_id))
+    ends = triggerer.run(triggers)
+    assert {payload["status"] for _, payload in ends} == {"done"}
+    assert reads(emr) < 120
 
 
 def test_clusters_that_come_up_are_looked_up_in_a_list(emr: FakeEmr, triggerer: Triggerer) -> None:

@@ -7,6 +7,7 @@ from airflow_emr_etl.triggers.polling_schedule import (
     CallBudget,
     Pace,
     UsualDurations,
+    Way,
     by_list,
     haste,
     rate_for_cluster,
@@ -90,22 +91,23 @@ def test_pauses_grow_with_each_refusal_and_have_an_end() -> None:
 
 
 def test_few_steps_are_asked_for_by_their_ids_and_calls_are_filled_up() -> None:
-    plan = steps_to_ask(IDS[:3], IDS[3:40], 200)
-    assert (plan.whole, len(plan.batches), len(plan.ids)) == (False, 1, 10)
+    plan = steps_to_ask(IDS[:3], IDS[3:40], 200, 200)
+    assert (plan.way, len(plan.batches), len(plan.ids)) == (Way.IDS, 1, 10)
     assert plan.ids[:3] == tuple(IDS[:3])
     assert steps_to_ask(IDS[:1], [], None).ids == ("s-0",)
 
 
 def test_many_steps_are_read_from_their_clusters_list() -> None:
-    assert steps_to_ask(IDS[:100], [], None).whole
-    assert steps_to_ask(IDS[:1], IDS[1:100], 100).whole
+    assert steps_to_ask(IDS[:100], [], None).way is Way.NEWEST
+    assert steps_to_ask(IDS[:1], IDS[1:100], 100, 100).way is Way.NEWEST
     assert steps_to_ask(IDS[:1], IDS[1:40], 40).ids == tuple(IDS[:40])
 
 
-def test_a_list_that_others_fill_is_read_only_where_it_is_shorter() -> None:
-    assert not steps_to_ask(IDS[:20], [], 250).whole
-    assert steps_to_ask(IDS[:60], [], 250).whole
-    assert len(steps_to_ask(IDS[:20], [], 250).batches) == 2
+def test_the_shorter_of_the_lists_is_read_and_none_where_asking_by_ids_is_shorter() -> None:
+    assert steps_to_ask(IDS[:60], [], 60, 900).way is Way.ACTIVE
+    assert steps_to_ask(IDS[:60], [], 250, 100).way is Way.NEWEST
+    assert steps_to_ask(IDS[:20], [], 250, 900).way is Way.IDS
+    assert len(steps_to_ask(IDS[:20], [], 250, 900).batches) == 2
 
 
 @pytest.mark.parametrize(
