@@ -115,6 +115,15 @@ def get_provider_info() -> dict[str, Any]:
                         "example": None,
                         "default": "86400",
                     },
+                    "events_queue": {
+                        "description": "Name, URL or ARN of the SQS queue that EventBridge sends EMR's events to: "
+                        "waits then end when their event comes, and EMR is asked only now and then. A queue to each "
+                        "triggerer; {hostname} is the machine's. A connection's extra emr_events_queue goes before it.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "emr-etl-events",
+                        "default": "",
+                    },
                     "site": {
                         "description": "The name of this Airflow, where several share an AWS account: clusters of "
                         "the others are then never taken for its own.",

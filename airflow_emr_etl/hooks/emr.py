@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 from airflow_emr_etl.exceptions import EmrEtlError
@@ -33,15 +32,14 @@ class ConfiguredClients(EmrClients):
         self.verify = verify
         self.botocore_config = botocore_config
 
-    @cached_property
-    def _hook(self) -> Any:
+    def _hook_of(self, service: str) -> Any:
         # Half a second of imports, so only where a call is about to be made.
         from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 
         hook = AwsBaseHook(
             aws_conn_id=self.aws_conn_id,
             region_name=self.region_name,
-            client_type="emr",
+            client_type=service,
             verify=self.verify,
         )
         return _Configured(hook, self.botocore_config or {})
@@ -53,6 +51,10 @@ class _Configured:
     def __init__(self, hook: Any, settings: Mapping[str, Any]) -> None:
         self._hook = hook
         self._settings = dict(settings)
+
+    @property
+    def conn_config(self) -> Any:
+        return self._hook.conn_config
 
     def get_client_type(self, region_name: str | None, config: Any) -> Any:
         from botocore.config import Config

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 from functools import cached_property
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from airflow_emr_etl.hooks.emr_events import EmrEventQueue
 
 POLLING_THREADS: Final = 4
 """Calls that a poller makes at the same time, at most."""
+EVENTS_EXTRA: Final = "emr_events_queue"
+"""Of a connection: the queue of its EMR events, in place of ``[emr_etl] events_queue``; empty for none."""
 
 
 class EmrClients:
@@ -21,10 +27,14 @@ class EmrClients:
 
     @cached_property
     def _hook(self) -> Any:
+        return self._hook_of("emr")
+
+    def _hook_of(self, service: str) -> Any:
+        """Makes clients of ``service`` by ``get_client_type``."""
         # Half a second of imports, so only where a call is about to be made.
         from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 
-        return AwsBaseHook(aws_conn_id=self.aws_conn_id, region_name=self.region_name, client_type="emr")
+        return AwsBaseHook(aws_conn_id=self.aws_conn_id, region_name=self.region_name, client_type=service)
 
     @cached_property
     def reads(self) -> Any:
@@ -61,6 +71,30 @@ class EmrClients:
 
         config = Config(retries={"total_max_attempts": 1}, connect_timeout=10, read_timeout=120)
         return self._hook.get_client_type(region_name=self.region_name, config=config)
+
+    @cached_property
+    def events(self) -> EmrEventQueue | None:
+        """The queue that EMR's events come to; None where neither connection nor configuration names one.
+
+        ``{hostname}`` in the name is this machine's, for a queue to each triggerer.
+        """
+        from airflow.providers.common.compat.sdk import conf
+        from botocore.config import Config
+
+        from airflow_emr_etl.hooks.emr_events import EmrEventQueue
+
+        named = self._extra.get(EVENTS_EXTRA)
+        if named is None:
+            named = conf.get("emr_etl", "events_queue", fallback="")
+        if not named:
+            return None
+        config = Config(retries={"total_max_attempts": 1}, connect_timeout=10, read_timeout=30)
+        client = self._hook_of("sqs").get_client_type(region_name=self.region_name, config=config)
+        return EmrEventQueue(client, str(named).replace("{hostname}", socket.gethostname()))
+
+    @property
+    def _extra(self) -> dict[str, Any]:
+        return dict(self._hook.conn_config.extra_config)
 
     @cached_property
     def region(self) -> str:

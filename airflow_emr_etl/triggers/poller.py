@@ -8,6 +8,10 @@ list of live ones. :mod:`~airflow_emr_etl.triggers.polling_schedule` decides whe
 are made by a few threads. What needs Airflow, which is reading the connection, is done by one of the
 waiting tasks, since Airflow answers only to those. What concerns a wait is written to the log of its task.
 
+**Events.** Where a queue of EMR's events is named, what they say wakes or ends waits at once
+(:mod:`~airflow_emr_etl.triggers.event_listener`). As long as they can be relied on, the poller looks rarely, for what
+an event was lost of.
+
 **What ends a wait**: what it waits for, an error that will not pass by itself, or its deadline; each for itself.
 A step counts as ended only when EMR says so of it; that it is not listed says nothing.
 
@@ -39,10 +43,13 @@ from airflow_emr_etl.hooks.clock import SYSTEM_CLOCK
 from airflow_emr_etl.hooks.emr_client import POLLING_THREADS, EmrClients
 from airflow_emr_etl.hooks.emr_cluster import cluster_state
 from airflow_emr_etl.hooks.emr_step import step_state
+from airflow_emr_etl.models.emr_event import EmrEvent
 from airflow_emr_etl.models.intent import without_mark
-from airflow_emr_etl.models.states import CLUSTER_ENDED, STEP_ACTIVE, STEP_ENDED, ClusterState
+from airflow_emr_etl.models.states import CLUSTER_ENDED, STEP_ACTIVE, STEP_ENDED, STEP_SUCCEEDED, ClusterState
+from airflow_emr_etl.triggers.event_listener import EventListener, shared_listener
 from airflow_emr_etl.triggers.polling import in_task_thread, plain
 from airflow_emr_etl.triggers.polling_schedule import (
+    Allowance,
     CallBudget,
     Pace,
     StepsToAsk,
@@ -73,6 +80,16 @@ _OUTAGE_SECONDS: Final = 2.0
 _LONGEST_OUTAGE_SECONDS: Final = 60.0
 _SHORTEST_SECONDS: Final = 0.01
 """Shorter sleeps could be lost in rounding."""
+_RARELY: Final = 10.0
+"""How many times as long the pauses between looks are while events can be relied on, ..."""
+_RAREST_SECONDS: Final = 300.0
+"""... and the longest of them; where many wait, calls are fewer still: ..."""
+_RARE_CALLS: Final = (2.0, 4 / 60)
+"""... so many at first, and so many a second, for all that is looked at for no other reason than to make sure."""
+_SETTLE_SECONDS: Final = 2.0
+"""How long the first look waits until it is known whether events come."""
+_EVENT_LAG_SECONDS: Final = 60.0
+"""An event that has not come so long after its step's end is lost."""
 _LIST_MISSES: Final = 3
 """So often a step may be missing from the answer before it is asked for alone: lists lag behind."""
 _NOT_ENDED: Final = sorted(state.value for state in set(ClusterState) - CLUSTER_ENDED)
@@ -159,6 +176,10 @@ class Wait:
         return (self.deadline - SYSTEM_CLOCK.now()).total_seconds()
 
 
+class _NobodyWaitsError(asyncio.CancelledError):
+    """What was begun for waits is ended, since there are none any more."""
+
+
 class _Cluster:
     """A cluster on which, or on whose steps, something waits."""
 
@@ -176,6 +197,8 @@ class _Cluster:
         self.steps_due = float("inf")
         self.cluster_due = float("inf")
         self.is_busy = False
+        #: To be looked at now, however few calls are wanted: something has happened, or it is the last look.
+        self.steps_urgent = self.cluster_urgent = False
         #: Of the cluster, once it has ended with steps that seem open.
         self.ended: dict[str, Any] | None = None
 
@@ -239,6 +262,11 @@ class Poller:
         self._live: int | None = None
         self._cluster_allowance = allowance_for_cluster(self._loop.time())
         self._looks_at_clusters = False
+        self._events: EventListener | None = None
+        self._events_settled = False
+        self._listening: asyncio.Future[EmrEtlError] = self._loop.create_future()
+        self._rare = Allowance(*_RARE_CALLS, now=self._loop.time())
+        self._looked_rarely = False
 
     # What a trigger does
 
@@ -272,6 +300,7 @@ class Poller:
         else:
             cluster.waits.append(wait)
             cluster.cluster_due = min(cluster.cluster_due, wait.due)
+        self._recall(cluster, list(wait.open) if wait.of_steps else [None])
         self._wake.set()
         if self._task is None:
             # A context of its own: what it logs must not go to the log of the task that came first.
@@ -315,7 +344,21 @@ class Poller:
             wait.timer = self._loop.call_later(_LAST_LOOK_SECONDS, wait.end, Found())
             wait.deadline = None
             return
-        wait.timer = self._loop.call_later(left, self._time_is_over, wait)
+        if left > _LAST_LOOK_SECONDS:
+            wait.timer = self._loop.call_later(left - _LAST_LOOK_SECONDS, self._last_look, wait)
+        else:
+            wait.timer = self._loop.call_later(left, self._time_is_over, wait)
+
+    def _last_look(self, wait: Wait) -> None:
+        """Look once more, however few calls are wanted."""
+        self._arm(wait)
+        cluster = self._clusters[wait.cluster_id]
+        wait.due = self._loop.time()
+        if wait.of_steps:
+            cluster.steps_due, cluster.steps_urgent = min(cluster.steps_due, wait.due), True
+        else:
+            cluster.cluster_due, cluster.cluster_urgent = min(cluster.cluster_due, wait.due), True
+        self._wake.set()
 
     def _time_is_over(self, wait: Wait) -> None:
         if wait.seconds_left > 0:  # the machine's clock was set back
@@ -352,9 +395,12 @@ class Poller:
     # The poller's own task
 
     async def _run(self) -> None:
+        attending = self._loop.create_task(self._attend_events())
         try:
+            await self._settle()
             while self._clusters:
                 self._wake.clear()
+                self._hurry_after_rest()
                 self._begin_looks()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), self._until_next_look())
@@ -366,6 +412,7 @@ class Poller:
             self._on_end()
             self._threads.shutdown(wait=False, cancel_futures=True)
             if not self._loop.is_closed():
+                attending.cancel()
                 for look in self._looks:
                     look.cancel()
 
@@ -373,14 +420,21 @@ class Poller:
         if len(self._looks) >= _MOST_LOOKS:
             return None  # the next one begins when one of them ends
         now = self._loop.time()
+        sure = now + self._rare.delay(now) if self._looks_rarely else now
         times = [
-            max(cluster.steps_due, now + cluster.allowance.delay(now))
+            max(cluster.steps_due, now + cluster.allowance.delay(now), 0.0 if cluster.steps_urgent else sure)
             for cluster in self._clusters.values()
             if cluster.by_step and not cluster.is_busy
         ]
         if not self._looks_at_clusters:
-            due = min((cluster.cluster_due for cluster in self._clusters.values()), default=float("inf"))
-            times.append(max(due, now + self._cluster_allowance.delay(now)))
+            times += [
+                max(
+                    cluster.cluster_due,
+                    now + self._cluster_allowance.delay(now),
+                    0.0 if cluster.cluster_urgent else sure,
+                )
+                for cluster in self._clusters.values()
+            ]
         soonest = min(times, default=float("inf"))
         return None if soonest == float("inf") else max(soonest - now, _SHORTEST_SECONDS)
 
@@ -393,13 +447,16 @@ class Poller:
             and not cluster.is_busy
             and cluster.allowance.delay(now) < _SHORTEST_SECONDS
         ]
+        may_make_sure = not self._looks_rarely or self._rare.delay(now) < _SHORTEST_SECONDS
         room = max(0, _MOST_LOOKS - len(self._looks))
-        for cluster in sorted(ready, key=lambda each: each.steps_due)[:room]:
-            cluster.is_busy = True
-            self._begin(self._look_at_steps(cluster))
+        for cluster in sorted(ready, key=lambda each: (not each.steps_urgent, each.steps_due))[:room]:
+            if cluster.steps_urgent or may_make_sure:
+                may_make_sure &= cluster.steps_urgent or not self._looks_rarely  # one, and see what it costs
+                cluster.is_busy = True
+                self._begin(self._look_at_steps(cluster))
         if not self._looks_at_clusters and self._cluster_allowance.delay(now) < _SHORTEST_SECONDS:
             due = [each for each in self._clusters.values() if each.cluster_due <= now]
-            if due:
+            if due and (may_make_sure or any(each.cluster_urgent for each in due)):
                 self._looks_at_clusters = True
                 self._begin(self._look_at_clusters())
 
@@ -421,6 +478,7 @@ class Poller:
     # Steps
 
     async def _look_at_steps(self, cluster: _Cluster) -> None:
+        cluster.steps_urgent = False
         ended_before, lists = cluster.ended, self._lists_steps
         order = sorted(cluster.by_step, key=lambda step_id: min(w.due for w in cluster.by_step[step_id]))
         now = self._loop.time()
@@ -476,7 +534,9 @@ class Poller:
         if plan.way is Way.ACTIVE:
             calls += await self._read_active(cluster, set(plan.ids), looked)
         # What a list of active steps does not show has ended, or is too new: many are looked up together.
-        if plan.way is Way.NEWEST or calls_by_pages(cluster.reach or len(plan.ids)) < calls_by_ids(len(left())):
+        if plan.way is Way.NEWEST or calls_by_pages(cluster.reach or len(plan.ids)) < calls_by_ids(
+            len(left())
+        ):
             calls += await self._read_newest(cluster, left(), looked)
         for ids in batches(left()):
             calls += 1
@@ -570,6 +630,7 @@ class Poller:
         cluster.missed.pop(step_id, None)
         if state in STEP_ENDED:
             self._learn(step)
+            self._miss_event(cluster, step)
         for wait in list(cluster.by_step.get(step_id, ())):
             wait.failures = 0
             wait.found[step_id] = plain(step, "Id", "Name", "Status")
@@ -614,8 +675,8 @@ class Poller:
         due = float("inf")
         for wait in list(cluster.step_waits()):
             if wait.open.keys() & asked:
-                delay = wait.pace.next(to_usual_end=self._to_usual_end(wait), draw=self._draw)
-                wait.due = now + self._before_deadline(wait, delay / haste)
+                delay = wait.pace.next(to_usual_end=self._to_usual_end(wait), draw=self._draw) / haste
+                wait.due = now + self._before_deadline(wait, self._rarely(delay))
             due = min(due, wait.due)
         cluster.steps_due = now if cluster.ended is not None else due
 
@@ -628,6 +689,8 @@ class Poller:
 
     async def _look_at_clusters(self) -> None:
         now = self._loop.time()
+        for cluster in self._clusters.values():
+            cluster.cluster_urgent &= cluster.cluster_due > now
         # Those whose time comes soon anyway are taken along.
         every = sorted(
             (each for each in self._clusters.values() if each.cluster_due < float("inf")),
@@ -663,7 +726,7 @@ class Poller:
     def _next_of_cluster(self, cluster: _Cluster, now: float) -> float:
         due = float("inf")
         for wait in cluster.waits:
-            wait.due = now + self._before_deadline(wait, wait.pace.next(draw=self._draw))
+            wait.due = now + self._before_deadline(wait, self._rarely(wait.pace.next(draw=self._draw)))
             due = min(due, wait.due)
         return due
 
@@ -710,6 +773,138 @@ class Poller:
             # Steps may have ended just before their cluster did: their last states count.
             cluster.ended = told
             cluster.steps_due = self._loop.time()
+            cluster.steps_urgent = True
+
+    # Events
+
+    @property
+    def _looks_rarely(self) -> bool:
+        return self._events is not None and self._events.is_reliable
+
+    def _rarely(self, delay: float) -> float:
+        return min(delay * _RARELY, _RAREST_SECONDS) if self._looks_rarely else delay
+
+    async def _settle(self) -> None:
+        """Give events the time to begin: who waits for many steps need not look at all of them first."""
+        last = self._loop.time() + _SETTLE_SECONDS
+        while self._clusters and not self._events_settled and (left := last - self._loop.time()) > 0:
+            self._wake.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), left)
+
+    def _settled(self) -> None:
+        self._events_settled = True
+        self._wake.set()
+
+    async def _attend_events(self) -> None:
+        """Listen to the queue of EMR's events, if one is named, and begin again when that has failed."""
+        failures = 0
+        while True:
+            try:
+                clients = await self._client()
+            except _NobodyWaitsError:
+                await asyncio.sleep(_SETTLE_SECONDS)
+                continue
+            try:
+                queue = clients.events
+                if queue is None:
+                    self._settled()
+                    return
+                url = await self._loop.run_in_executor(self._threads, getattr, queue, "url")
+                listener = shared_listener(url, queue)
+                failure = await self._listen(listener)
+                failures = 0
+            except Exception as error:
+                failure = translate(error)
+            failures += 1
+            if failures & (failures - 1) == 0:
+                log.warning("EMR is looked at without events, for their queue cannot be read: %s", failure)
+            if isinstance(failure, ExpiredTokenError) and self._clients is clients:
+                self._clients = None
+            self._settled()
+            await asyncio.sleep(self._outage_pause(failures))
+
+    async def _listen(self, listener: EventListener) -> EmrEtlError:
+        """Until the listener has given up."""
+        self._listening = self._loop.create_future()
+        self._events = listener
+        listener.subscribe(self)
+        try:
+            for cluster in list(self._clusters.values()):
+                self._recall(cluster, [*cluster.by_step, None])
+            if listener.is_reliable:
+                self._settled()
+            return await self._listening
+        finally:
+            listener.unsubscribe(self)
+            self._events = None
+
+    def heard(self, event: EmrEvent) -> None:
+        """An event has come, of whatever cluster."""
+        cluster = self._clusters.get(event.cluster_id)
+        if cluster is None:
+            return
+        now = self._loop.time()
+        if event.step_id is None:
+            wanted = any(event.state in wait.targets for wait in cluster.waits)
+            if wanted or event.state in _CLUSTER_ENDS:
+                cluster.cluster_due = now
+                cluster.cluster_urgent = True
+                self._wake.set()
+            return
+        waits = cluster.by_step.get(event.step_id, ())
+        if event.state in _STEP_SUCCESSES and waits:
+            self._saw_step(cluster, _step_of(event, waits[0].found.get(event.step_id)), set())
+        elif event.state in _STEP_ENDS or any(event.state in wait.targets for wait in waits):
+            # The event does not tell why: EMR does.
+            for wait in waits:
+                wait.due = now
+            if waits:
+                cluster.steps_due = now
+                cluster.steps_urgent = True
+                self._wake.set()
+
+    def _recall(self, cluster: _Cluster, step_ids: Iterable[str | None]) -> None:
+        """Hear again what came before anybody waited for it."""
+        if self._events is not None:
+            for step_id in step_ids:
+                event = self._events.remembered(cluster.id, step_id)
+                if event is not None:
+                    self.heard(event)
+
+    def events_changed(self) -> None:
+        self._settled()
+
+    def events_ended(self, failure: EmrEtlError) -> None:
+        if not self._listening.done():
+            self._listening.set_result(failure)
+
+    def _hurry_after_rest(self) -> None:
+        """Look at everything within its usual time when events can no longer be relied on."""
+        rarely = self._looks_rarely
+        if self._looked_rarely and not rarely:
+            now = self._loop.time()
+            for cluster in self._clusters.values():
+                for wait in cluster.all_waits():
+                    wait.due = min(wait.due, now + self._draw() * min(wait.pace.ceiling, _SOON_SECONDS))
+                cluster.steps_due = min((wait.due for wait in cluster.step_waits()), default=float("inf"))
+                due = min((wait.due for wait in cluster.waits), default=float("inf"))
+                cluster.cluster_due = min(cluster.cluster_due, due)
+        self._looked_rarely = rarely
+
+    def _miss_event(self, cluster: _Cluster, step: dict[str, Any]) -> None:
+        """Doubt the events where a look has found a step's end, and no event comes of it in time."""
+        events = self._events
+        end = step["Status"].get("Timeline", {}).get("EndDateTime")
+        if events is None or events.since is None or not isinstance(end, datetime) or end <= events.since:
+            return
+
+        def check() -> None:
+            if self._events is events and events.remembered(cluster.id, step["Id"]) is None:
+                events.doubt(f"No event has come of the end of step {step['Id']} on cluster {cluster.id}.")
+
+        age = (SYSTEM_CLOCK.now() - end).total_seconds()
+        self._loop.call_later(max(0.0, _EVENT_LAG_SECONDS - age), check)
 
     # Calls
 
@@ -722,6 +917,7 @@ class Poller:
             await asyncio.sleep(max(delay, _SHORTEST_SECONDS))
         now = self._loop.time()
         self._budget.spend(now)
+        self._rare.spend(now)
         (cluster.allowance if cluster is not None else self._cluster_allowance).spend(now)
         method = _METHODS[operation]
 
@@ -751,7 +947,7 @@ class Poller:
             while self._clients is None:
                 waits = [wait for wait in self._everybody() if not wait.answered and not wait.future.done()]
                 if not waits:
-                    raise asyncio.CancelledError  # nobody waits any more
+                    raise _NobodyWaitsError
                 self._connected.clear()
                 self._connector = waits[self._connect_failures % len(waits)]
                 self._connector.future.set_result(None)
@@ -783,6 +979,20 @@ class Poller:
                 wait.tell(f"Cannot look, will try again: {failure}")
 
 
+def _step_of(event: EmrEvent, seen: dict[str, Any] | None) -> dict[str, Any]:
+    """The ``Step`` of EMR, as far as its event and the last look tell."""
+    timeline = (seen or {}).get("Status", {}).get("Timeline", {})
+    status = {
+        "State": event.state,
+        "StateChangeReason": {},
+        "Timeline": {**timeline, "EndDateTime": event.time.isoformat()},
+    }
+    return {"Id": event.step_id, "Name": event.name, "Status": status}
+
+
+_CLUSTER_ENDS: Final = frozenset(state.value for state in CLUSTER_ENDED)
+_STEP_ENDS: Final = frozenset(state.value for state in STEP_ENDED)
+_STEP_SUCCESSES: Final = frozenset(state.value for state in STEP_SUCCEEDED)
 _METHODS: Final = {
     "ListSteps": "list_steps",
     "DescribeStep": "describe_step",

@@ -49,5 +49,5 @@ class SharedPollingTrigger(PollingTrigger):
 
     def _connected_clients(self) -> EmrClients:
         clients = self.clients()
-        _ = clients.polls
+        _ = clients.polls, clients.events
         return clients

@@ -28,6 +28,7 @@ HELPERS = {
         "cluster_pool",
         "emr",
         "emr_client",
+        "emr_events",
         "emr_reaper",
         "s3_document",
         "s3_lock",
@@ -35,7 +36,7 @@ HELPERS = {
     },
     "operators": {"base", "drop_in", "failures", "waiting"},
     "sensors": {"waiting"},
-    "triggers": {"ownership", "poller", "polling", "polling_schedule", "shared"},
+    "triggers": {"event_listener", "ownership", "poller", "polling", "polling_schedule", "shared"},
 }
 
 

@@ -40,6 +40,7 @@ class FakeStep:
     ends_as: str = "COMPLETED"
     details: dict[str, str] = field(default_factory=dict)
     state: str = "PENDING"
+    ended: datetime | None = None
     #: Its program does not heed SEND_INTERRUPT.
     is_deaf: bool = False
 
@@ -57,6 +58,8 @@ class FakeStep:
             "StateChangeReason": {},
             "Timeline": {"CreationDateTime": self.created},
         }
+        if self.ended is not None:
+            status["Timeline"]["EndDateTime"] = self.ended
         if self.state == "FAILED" and self.details:
             status["FailureDetails"] = self.details
         jar = self.request["HadoopJarStep"]
@@ -404,6 +407,7 @@ def install(monkeypatch: Any) -> FakeEmr:
     monkeypatch.setattr(EmrClients, "reads", emr)
     monkeypatch.setattr(EmrClients, "writes", emr)
     monkeypatch.setattr(EmrClients, "polls", emr)
+    monkeypatch.setattr(EmrClients, "events", None)
     monkeypatch.setattr(Clock, "now", lambda clock: emr.clock.now())
     monkeypatch.setattr(Clock, "sleep", lambda clock, seconds: emr.clock.sleep(seconds))
     return emr

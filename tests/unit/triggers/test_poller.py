@@ -4,129 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from fakes.emr import FakeCluster, FakeEmr, denial, outage, refusal, throttle
-from simulation.world import Process, VirtualLoop, World
+from fakes.emr import FakeEmr, denial, outage, refusal, throttle
+from fakes.triggerer import Triggerer, add_steps, clusters, end, later, reads, waiting_for
 
 from airflow_emr_etl.exceptions import ServiceUnavailableError
-from airflow_emr_etl.hooks.clock import Clock
 from airflow_emr_etl.hooks.emr_client import EmrClients
-from airflow_emr_etl.models.cluster import ClusterSpec
-from airflow_emr_etl.models.step import CommandStep
 from airflow_emr_etl.triggers import poller as poller_module
 from airflow_emr_etl.triggers.emr import EmrJobFlowTrigger, EmrStepsTrigger
 from airflow_emr_etl.triggers.emr_cluster import EmrClusterStateTrigger
 from airflow_emr_etl.triggers.emr_step import EmrStepTrigger
 from airflow_emr_etl.triggers.polling import PollingTrigger
-
-Ends = list[tuple[float, Any]]
-
-
-class Triggerer:
-    """Runs triggers side by side, as a triggerer does, until all have an event or the time is over."""
-
-    def __init__(self, emr: FakeEmr) -> None:
-        self.emr = emr
-        self.world = World(7)
-        self.process = Process("triggerer")
-        self.loop = VirtualLoop(self.world, lambda: self._fiber)
-        self._fiber: Any = None
-        self.tasks: list[asyncio.Task[Any]] = []
-
-    def at(self, seconds: float, what: Callable[[], object]) -> None:
-        self.world.call_later(seconds, lambda: (what(), None)[1])
-
-    def cancel(self, number: int) -> None:
-        self.loop.call_soon_threadsafe(self.tasks[number].cancel)
-
-    def run(
-        self, triggers: Sequence[PollingTrigger], *, seconds: float = 4 * 3600, within: Any = None
-    ) -> Ends:
-        """``(when, payload)`` for each trigger in order; the exception where it raised one."""
-        ends: Ends = []
-
-        async def one(trigger: PollingTrigger) -> tuple[float, Any]:
-            try:
-                if within is not None:
-                    within(trigger)
-                [event] = [event async for event in trigger.run()]
-            except BaseException as error:
-                return self.world.seconds, error
-            return self.world.seconds, event.payload
-
-        async def main() -> None:
-            self.tasks = [asyncio.ensure_future(one(trigger)) for trigger in triggers]
-            ends.extend(await asyncio.gather(*self.tasks))
-            await asyncio.sleep(1)
-            left = [str(task.get_coro()) for task in asyncio.all_tasks()]
-            assert not [name for name in left if "Poller." in name], "the poller has gone with its last wait"
-
-        self._fiber = self.world.spawn(self.process, lambda: self.loop.run_until_complete(main()))
-        self.world.run(lambda: bool(ends) and not self.process.fibers, seconds=seconds)
-        assert ends, "some trigger waits for ever"
-        assert not [key for key in poller_module._pollers if key[0] is self.loop]
-        return ends
-
-
-@pytest.fixture
-def triggerer(emr: FakeEmr, monkeypatch: pytest.MonkeyPatch) -> Iterator[Triggerer]:
-    triggerer = Triggerer(emr)
-    emr.frozen = True  # only the test moves things
-    emr._budget = 20_000
-    monkeypatch.setattr(Clock, "now", lambda clock: triggerer.world.now)
-    yield triggerer
-    triggerer.loop.close()
-
-
-def clusters(emr: FakeEmr, number: int, steps: int) -> list[FakeCluster]:
-    """Clusters that are up, each with so many running steps."""
-    made = []
-    for _ in range(number):
-        cluster = emr.clusters[emr.run_job_flow(**ClusterSpec(name="x").to_api())["JobFlowId"]]
-        cluster.state = "RUNNING"
-        add_steps(emr, cluster, steps, "RUNNING")
-        made.append(cluster)
-    emr.calls.clear()
-    emr.log.clear()
-    return made
-
-
-def add_steps(emr: FakeEmr, cluster: FakeCluster, number: int, state: str) -> list[str]:
-    before = set(cluster.steps)
-    for _ in range(number):
-        emr.add_job_flow_steps(
-            JobFlowId=cluster.id, Steps=[CommandStep(name="x", command=["true"]).to_api()]
-        )
-        cluster.steps[next(reversed(cluster.steps))].state = state
-    emr.calls.clear()
-    return [step_id for step_id in cluster.steps if step_id not in before]
-
-
-def waiting_for(*made: FakeCluster, **common: Any) -> list[EmrStepTrigger]:
-    return [
-        EmrStepTrigger(cluster_id=cluster.id, step_id=step_id, **common)
-        for cluster in made
-        for step_id in cluster.steps
-    ]
-
-
-def end(cluster: FakeCluster, step_id: str, state: str = "COMPLETED") -> Callable[[], None]:
-    def happens() -> None:
-        cluster.steps[step_id].state = state
-
-    return happens
-
-
-def later(triggerer: Triggerer, seconds: float) -> str:
-    return (triggerer.world.now + timedelta(seconds=seconds)).isoformat()
-
-
-def reads(emr: FakeEmr) -> int:
-    return sum(emr.calls.values())
 
 
 def test_one_step_is_seen_soon_and_its_payload_is_what_a_lone_wait_gives(
