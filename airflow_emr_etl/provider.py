@@ -76,6 +76,7 @@ def get_provider_info() -> dict[str, Any]:
                 "python-modules": [
                     "airflow_emr_etl.triggers.emr",
                     "airflow_emr_etl.triggers.emr_cluster",
+                    "airflow_emr_etl.triggers.emr_room",
                     "airflow_emr_etl.triggers.emr_step",
                     "airflow_emr_etl.triggers.pause",
                 ],

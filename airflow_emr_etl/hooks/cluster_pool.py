@@ -115,7 +115,8 @@ class PoolKeeper:
         then take again. Before the step is added, look for it on the ``earlier`` clusters too. Raises:
 
             PoolFullError: retryable; no cluster has room for a step, or others held the pool's lock, for
-                ``timeout``. Wait without a worker, and take again.
+                ``timeout``. Wait without a worker, and take again; where its ``clusters`` are named, divided by
+                spaces, they are full, and there is room when a step on one of them ends.
             LadderEndedError: EC2 has no capacity for anything that the spec allows.
             ClusterFailedError: the cluster that this step was given could not come up, and another of the same
                 spec could not either: a bootstrap action failed, or EMR refused the request.
@@ -126,7 +127,10 @@ class PoolKeeper:
         while True:
             reason = "its lock was lost each time that it was held"
             try:
-                outcome = self._carry_out(key, self._decide(key, deadline))
+                decision = self._decide(key, deadline)
+                if isinstance(decision, Wait) and decision.full:
+                    raise self._full(decision.reason, timeout, decision.full)
+                outcome = self._carry_out(key, decision)
             except LeaseLostError as error:
                 log.warning("%s", error)
             except WaitTimeoutError as error:
@@ -183,6 +187,7 @@ class PoolKeeper:
                 wanted,
                 now,
                 max_clusters=self.pool.max_clusters,
+                max_active_steps=self.pool.max_active_steps,
                 rungs=len(self._plan(1).requests),
             )
             if isinstance(decision, Create):
@@ -335,12 +340,15 @@ class PoolKeeper:
         # The fingerprint knows the contents of the bootstrap scripts too.
         return replace(plan, spec=self.fingerprint.digest)
 
-    def _full(self, reason: str, timeout: timedelta) -> PoolFullError:
+    def _full(self, reason: str, timeout: timedelta, clusters: Sequence[str] = ()) -> PoolFullError:
+        within = "" if clusters else f" within {timeout}"
         return PoolFullError(
-            f"Pool {self.pool.name}, which may have {self.pool.max_clusters} clusters, had no place for this step "
-            f"within {timeout}: {reason.rstrip('.')}. Raise max_clusters, or the spec's step_concurrency.",
+            f"Pool {self.pool.name}, which may have {self.pool.max_clusters} clusters, had no place for this step"
+            f"{within}: {reason.rstrip('.')}. Raise max_clusters, or the spec's step_concurrency.",
             pool=self.pool.name,
             reason=reason,
+            clusters=" ".join(clusters) or None,
+            max_active_steps=self.pool.max_active_steps,
         )
 
     @contextmanager

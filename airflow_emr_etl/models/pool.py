@@ -23,7 +23,7 @@ from airflow_emr_etl.models.fingerprint import Fingerprint
 from airflow_emr_etl.models.intent import ClusterMark, Scope
 from airflow_emr_etl.models.s3 import as_folder
 from airflow_emr_etl.models.states import CLUSTER_READY, ClusterState
-from airflow_emr_etl.models.step import Step
+from airflow_emr_etl.models.step import MAX_ACTIVE_STEPS, Step, documents
 from airflow_emr_etl.models.template import is_template
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from airflow_emr_etl.operators.quality_gate import EmrQualityGateOperator
 
 MAX_SLOTS: Final = 100
-#: EMR takes no more steps that wait or run than this, for one cluster.
-MAX_ACTIVE_STEPS: Final = 256
 #: A cluster that was about to be made may appear this long after; until then it counts.
 CREATION_GRACE: Final = timedelta(minutes=5)
 #: A seat whose step is not to be seen counts for this long: between taking it and adding the step.
@@ -72,6 +70,8 @@ class ClusterPool(Model):
     """``s3://bucket/prefix/``: the pool's lock and register are kept there."""
     max_clusters: int = Field(default=3, ge=1, le=MAX_SLOTS)
     """Clusters that may be up or coming up at one time."""
+    max_active_steps: int = Field(default=MAX_ACTIVE_STEPS, ge=1, le=MAX_ACTIVE_STEPS)
+    """Steps that wait or run on one cluster; further ones wait in the triggerer."""
     artifacts: S3Address | None = None
     """``s3://…`` folder that ``spark`` and ``quality_gate`` upload code and suites to."""
 
@@ -123,6 +123,20 @@ class ClusterPool(Model):
 
         return EmrStepOperator(task_id=task_id, step=step, **self._arguments(kwargs))
 
+    def spark_each(self, task_id: str, *, args_each: Any, **kwargs: Any) -> Any:
+        """A mapped task that runs a Spark step for each of ``args_each``, a list or the output of a task."""
+        from airflow_emr_etl.operators.emr_step import EmrSparkOperator
+
+        common = self._arguments(kwargs, artifacts=self.artifacts)
+        return EmrSparkOperator.partial(task_id=task_id, **common).expand(args=args_each)
+
+    def step_each(self, task_id: str, *, steps: Any, **kwargs: Any) -> Any:
+        """A mapped task that runs each of ``steps``, a list of steps or the output of a task that tells them."""
+        from airflow_emr_etl.operators.emr_step import EmrStepOperator
+
+        mapped = EmrStepOperator.partial(task_id=task_id, **self._arguments(kwargs))
+        return mapped.expand(step=documents(steps))
+
     def quality_gate(self, task_id: str, **kwargs: Any) -> EmrQualityGateOperator:
         """A task that checks data on the pool; see ``EmrQualityGateOperator`` for the arguments."""
         from airflow_emr_etl.operators.quality_gate import EmrQualityGateOperator
@@ -130,7 +144,7 @@ class ClusterPool(Model):
         return EmrQualityGateOperator(task_id=task_id, **self._arguments(kwargs, artifacts=self.artifacts))
 
     def _arguments(self, given: Mapping[str, Any], **defaults: Any) -> dict[str, Any]:
-        return {"cluster_pool": self, **defaults, **given}
+        return {"cluster_pool": self.document(), **defaults, **given}
 
 
 class SlotState(enum.StrEnum):
@@ -246,6 +260,8 @@ class Wait:
     """Look again later."""
 
     reason: str
+    full: tuple[str, ...] = ()
+    """Clusters that would serve, and have as many steps as they may: there is room when one of those ends."""
 
 
 @dataclass(frozen=True)
@@ -336,6 +352,7 @@ def decide(
     now: datetime,
     *,
     max_clusters: int,
+    max_active_steps: int = MAX_ACTIVE_STEPS,
     rungs: int,
 ) -> Decision:
     """What a step gets, of a register that ``reconcile`` has brought up to date.
@@ -373,9 +390,12 @@ def decide(
         return Create(_begun(register.slot(number), key, wanted, now, register.rung))
     if fitting:
         least = min(fitting, key=lambda each: (loads[each.id], each.slot))
-        if loads[least.id] < MAX_ACTIVE_STEPS:
+        if loads[least.id] < max_active_steps:
             return Sit(least.id)
-        return Wait(f"each of its clusters has {MAX_ACTIVE_STEPS} steps, which is EMR's limit")
+        return Wait(
+            f"each of its clusters has {max_active_steps} steps, and may have no more",
+            tuple(each.id for each in fitting),
+        )
     if coming:
         return Wait("a cluster is being made")
     idle = [each for each in misfits if each.state is ClusterState.WAITING and not loads[each.id]]

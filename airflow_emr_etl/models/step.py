@@ -13,6 +13,8 @@ from airflow_emr_etl.models.base import Model, Name, Names
 
 #: EMR's limit on one argument of a step.
 MAX_ARGUMENT_LENGTH = 10_280
+#: EMR's limit on the steps of one cluster that wait or run.
+MAX_ACTIVE_STEPS = 256
 _OPTION = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
@@ -191,3 +193,10 @@ def _spark_value(value: Any) -> Any:
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value) if isinstance(value, int | float) else value
+
+
+def documents(steps: Any) -> Any:
+    """Steps as plain fields; what is no list or tuple, such as the output of a task, as it is."""
+    if not isinstance(steps, list | tuple):
+        return steps
+    return [step.document() if isinstance(step, SparkStep | CommandStep) else step for step in steps]

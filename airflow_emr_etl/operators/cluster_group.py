@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from airflow.sdk import BaseOperator, TaskGroup
 
 from airflow_emr_etl.exceptions import ConfigurationError
 from airflow_emr_etl.models.cluster import ClusterSpec
-from airflow_emr_etl.models.step import Step
+from airflow_emr_etl.models.step import Step, documents
 from airflow_emr_etl.operators.emr_cluster import EmrCreateClusterOperator, EmrTerminateClusterOperator
 from airflow_emr_etl.operators.emr_step import EmrSparkOperator, EmrStepOperator
 from airflow_emr_etl.operators.quality_gate import EmrQualityGateOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.mappedoperator import MappedOperator
 
 
 class EmrCluster(TaskGroup):
@@ -70,7 +73,7 @@ class EmrCluster(TaskGroup):
         }
         self._up: EmrCreateClusterOperator | None = None
         self._down: EmrTerminateClusterOperator | None = None
-        self._steps: list[BaseOperator] = []
+        self._steps: list[BaseOperator | MappedOperator] = []
 
     def __enter__(self) -> Self:
         if any(True for _ in self.iter_mapped_task_groups()):
@@ -147,6 +150,24 @@ class EmrCluster(TaskGroup):
         self._add_step(operator)
         return operator
 
+    def spark_each(self, task_id: str, *, args_each: Any, **kwargs: Any) -> MappedOperator:
+        """A mapped task: a Spark step for each of ``args_each``, a list or the output of a task.
+
+        The other arguments are those of ``spark``. With ``max_active_steps`` no more than so many of them wait or
+        run on the cluster, and the others wait for their turn in the triggerer.
+        """
+        common = self._step_arguments(artifacts=self.artifacts, **kwargs)
+        mapped = EmrSparkOperator.partial(task_id=task_id, **common).expand(args=args_each)
+        self._add_step(mapped)
+        return mapped
+
+    def step_each(self, task_id: str, *, steps: Any, **kwargs: Any) -> MappedOperator:
+        """A mapped task: each of ``steps``, a list of steps or the output of a task that gives their fields."""
+        partial = EmrStepOperator.partial(task_id=task_id, **self._step_arguments(**kwargs))
+        mapped = partial.expand(step=documents(steps))
+        self._add_step(mapped)
+        return mapped
+
     def quality_gate(
         self, task_id: str, *, suite: str, data: str | Mapping[str, str], output: str, **kwargs: Any
     ) -> EmrQualityGateOperator:
@@ -176,7 +197,7 @@ class EmrCluster(TaskGroup):
             **kwargs,
         }
 
-    def _add_step(self, step: BaseOperator) -> None:
+    def _add_step(self, step: BaseOperator | MappedOperator) -> None:
         self._steps.append(step)
         # Every step, not the last ones alone: a step's failure ends what is behind it early, while its
         # neighbours may still run.

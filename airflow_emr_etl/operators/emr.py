@@ -9,7 +9,6 @@ through, and loaded only when it is asked for.
 from __future__ import annotations
 
 import copy
-import random
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -85,9 +84,8 @@ from airflow_emr_etl.operators.drop_in import (
 )
 from airflow_emr_etl.operators.emr_cluster import PLAN_KEY
 from airflow_emr_etl.operators.waiting import RESUMED_TO_FAIL, deadline_of, raise_if_not_waited, wait_for
-from airflow_emr_etl.triggers.emr import EmrJobFlowTrigger, EmrStepsTrigger
-from airflow_emr_etl.triggers.pause import PauseTrigger
-from airflow_emr_etl.triggers.polling import PollingTrigger
+from airflow_emr_etl.triggers.emr import EmrJobFlowRoomTrigger, EmrJobFlowTrigger, EmrStepsTrigger
+from airflow_emr_etl.triggers.polling import PollingTrigger, error_from
 
 if TYPE_CHECKING:
     from airflow.providers.amazon.aws.utils.waiter import WaitPolicy
@@ -163,8 +161,7 @@ class _EmrOperator(BaseOperator):
         carry: dict[str, Any] | None = None,
         **fields: Any,
     ) -> dict[str, Any]:
-        asks = trigger is not PauseTrigger
-        settings = {"verify": self.verify, "botocore_config": self.botocore_config} if asks else {}
+        settings = {"verify": self.verify, "botocore_config": self.botocore_config}
         return wait_for(
             self,
             lambda until: trigger(
@@ -542,10 +539,7 @@ class EmrAddStepsOperator(_EmrOperator):
             except ClusterFullError as error:
                 now.phase = "room"
                 self.log.warning("%s Waiting for room.", error)
-                pause = self.clock.now() + timedelta(
-                    seconds=float(self.waiter_delay) * random.uniform(0.5, 1.5)
-                )
-                return self._wait(PauseTrigger, until=min(pause, datetime.fromisoformat(now.deadline)))
+                return self._wait(EmrJobFlowRoomTrigger, cluster_ids=[now.cluster_id], refused=True)
         if not now.step_ids or not (self.wait_for_completion or self.deferrable):
             return None
         return self._wait(
@@ -574,13 +568,11 @@ class EmrAddStepsOperator(_EmrOperator):
         now.step_ids = {str(n): step.id for n, step in zip(missing, added, strict=True)}
         self.log.info("Steps %s are on cluster %s", ", ".join(now.step_ids.values()), now.cluster_id)
 
-    def _wait(
-        self, trigger: Callable[..., PollingTrigger], until: datetime | None = None, **fields: Any
-    ) -> dict[str, Any]:
+    def _wait(self, trigger: Callable[..., PollingTrigger], **fields: Any) -> dict[str, Any]:
         now = self._now
         return self._wait_by(
             trigger,
-            deadline=until or datetime.fromisoformat(now.deadline),
+            deadline=datetime.fromisoformat(now.deadline),
             delay=float(self.waiter_delay),
             deferrable=self.deferrable,
             carry=asdict(now),
@@ -592,6 +584,8 @@ class EmrAddStepsOperator(_EmrOperator):
     def _is_done(self, context: Context, event: dict[str, Any]) -> bool:
         now = self._now
         if now.phase == "room":
+            if event["status"] == "error":
+                raise error_from(event["error"])
             if self.clock.now() >= datetime.fromisoformat(now.deadline):
                 raise WaitTimeoutError(
                     "There was no room for the steps in time. Set more waiter_max_attempts."

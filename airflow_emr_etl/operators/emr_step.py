@@ -43,7 +43,7 @@ from airflow_emr_etl.models.states import (
     ClusterEndCode,
     StepState,
 )
-from airflow_emr_etl.models.step import ActionOnFailure, SparkStep, Step, step_from
+from airflow_emr_etl.models.step import MAX_ACTIVE_STEPS, ActionOnFailure, SparkStep, Step, step_from
 from airflow_emr_etl.operators.base import (
     KILL_GRACE_SECONDS,
     EmrOperator,
@@ -58,9 +58,10 @@ from airflow_emr_etl.operators.emr_cluster import PLAN_KEY
 from airflow_emr_etl.operators.failures import checked, retry_only_what_can_pass
 from airflow_emr_etl.operators.waiting import RESUMED_TO_FAIL, raise_if_not_waited
 from airflow_emr_etl.triggers.emr_cluster import EmrClusterStateTrigger
+from airflow_emr_etl.triggers.emr_room import EmrRoomTrigger
 from airflow_emr_etl.triggers.emr_step import EmrStepTrigger
 from airflow_emr_etl.triggers.pause import PauseTrigger
-from airflow_emr_etl.triggers.polling import PollingTrigger
+from airflow_emr_etl.triggers.polling import PollingTrigger, error_from
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -96,6 +97,8 @@ class _Progress:
     """How often a cluster that is up has refused the step as if it were not."""
     restoring: list[str] = field(default_factory=list)
     """Steps on the replacement that run again first."""
+    queues: bool = False
+    """It waits for its turn before it adds its step."""
 
 
 class EmrStepOperator(EmrOperator):
@@ -113,6 +116,9 @@ class EmrStepOperator(EmrOperator):
     :param cluster_task_id: the task of this run that brought the cluster up; ``EmrCluster`` sets it
     :param cluster_pool: take a cluster of this ``ClusterPool`` instead
     :param on_hdfs: what the step writes is lost with its cluster, so it runs again on a replacement
+    :param max_active_steps: wait, without a worker, until the cluster has fewer steps than this that wait or run,
+        from 1 to EMR's limit of 256; meant for mapped tasks of many steps. Without it the step is added at once,
+        and waits for room only where EMR's limit is reached. With ``cluster_pool``, set it on the pool.
 
     The other parameters are those of ``EmrOperator``; ``wait_timeout`` covers waiting for the step's turn.
     """
@@ -130,6 +136,7 @@ class EmrStepOperator(EmrOperator):
         cluster_task_id: str | None = None,
         cluster_pool: ClusterPool | Mapping[str, Any] | None = None,
         on_hdfs: bool = False,
+        max_active_steps: int | None = None,
         wait_timeout: timedelta | float = timedelta(hours=24),
         **kwargs: Any,
     ) -> None:
@@ -140,8 +147,19 @@ class EmrStepOperator(EmrOperator):
         document = cluster_pool if isinstance(cluster_pool, Mapping | None) else cluster_pool.document()
         self.cluster_pool: Mapping[str, Any] | None = document
         self.on_hdfs = on_hdfs
+        self.max_active_steps = max_active_steps
         self._progress: _Progress | None = None
         self._killed = False
+        if max_active_steps is not None and not 1 <= max_active_steps <= MAX_ACTIVE_STEPS:
+            raise ConfigurationError(
+                f"Task {self.task_id} has max_active_steps={max_active_steps}. It is from 1 to {MAX_ACTIVE_STEPS}, "
+                "EMR's limit of steps that wait or run on a cluster."
+            )
+        if max_active_steps is not None and cluster_pool is not None:
+            raise ConfigurationError(
+                f"Task {self.task_id} has max_active_steps and cluster_pool. Set max_active_steps on the pool, which "
+                "chooses the cluster."
+            )
         if (cluster_id is None) == (cluster_pool is None):
             given = "neither" if cluster_pool is None else "both"
             raise ConfigurationError(
@@ -184,6 +202,7 @@ class EmrStepOperator(EmrOperator):
                 )
             deadline = self.new_deadline().isoformat()
             self._progress = _Progress(self.cluster_id or "", deadline)
+            self._progress.queues = self.max_active_steps is not None and not is_retry(context)
             return self._go_on(context, None)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
@@ -242,6 +261,9 @@ class EmrStepOperator(EmrOperator):
         if now.phase == "restore":
             return self._wait(EmrStepTrigger, cluster_id=now.cluster_id, step_id=now.restoring[0])
         if now.step_id is None:
+            if now.queues:
+                now.queues = False
+                return self._wait_in_line()
             try:
                 if not now.cluster_id:
                     self._take_seat(context)
@@ -284,8 +306,18 @@ class EmrStepOperator(EmrOperator):
         now = self._now
         now.phase = "room"
         self.log.warning("%s Waiting for room.", error)
+        full = [now.cluster_id] if now.cluster_id else str(error.details.get("clusters") or "").split()
+        if full:
+            most_active = self.max_active_steps or error.details.get("max_active_steps") or MAX_ACTIVE_STEPS
+            return self._wait(EmrRoomTrigger, cluster_ids=full, most_active=most_active, refused=True)
         pause = self.clock.now() + timedelta(seconds=self.poll_interval * (0.5 + random.random()))
         return self._wait(PauseTrigger, until=min(pause, datetime.fromisoformat(now.deadline)))
+
+    def _wait_in_line(self) -> dict[str, Any]:
+        now = self._now
+        now.phase = "room"
+        self.log.info("Waiting for this step's turn: at most %s steps at a time", self.max_active_steps)
+        return self._wait(EmrRoomTrigger, cluster_ids=[now.cluster_id], most_active=self.max_active_steps)
 
     def _wait(
         self, trigger: type[PollingTrigger], until: datetime | None = None, **fields: Any
@@ -302,6 +334,8 @@ class EmrStepOperator(EmrOperator):
         """The ``Step`` that has completed; None where there is more to do."""
         now = self._now
         if now.phase == "room":
+            if event["status"] == "error":
+                raise error_from(event["error"])
             if self.clock.now() >= datetime.fromisoformat(now.deadline):
                 raise WaitTimeoutError(f"There was no room for the step within {self.wait_timeout}.")
             now.phase = "step"

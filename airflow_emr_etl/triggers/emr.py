@@ -14,6 +14,7 @@ from airflow_emr_etl.hooks.emr_step import EmrStepHook, step_state
 from airflow_emr_etl.hooks.step_keeper import StepKeeper
 from airflow_emr_etl.models.states import CLUSTER_ENDED, STEP_ENDED
 from airflow_emr_etl.triggers.emr_cluster import EmrClusterStateTrigger
+from airflow_emr_etl.triggers.emr_room import EmrRoomTrigger
 from airflow_emr_etl.triggers.ownership import is_over, whatever_comes
 from airflow_emr_etl.triggers.poller import CLUSTER_CHECK_EVERY, Found, Wait
 from airflow_emr_etl.triggers.polling import in_task_thread, instant, plain
@@ -23,6 +24,32 @@ from airflow_emr_etl.triggers.shared import SharedPollingTrigger
 
 class EmrJobFlowTrigger(EmrClusterStateTrigger):
     """``EmrClusterStateTrigger`` with the settings of boto3's client that the Amazon provider's operators take."""
+
+    def __init__(
+        self,
+        *,
+        verify: bool | str | None = None,
+        botocore_config: Mapping[str, Any] | None = None,
+        **fields: Any,
+    ) -> None:
+        super().__init__(**fields)
+        self.verify = verify
+        self.botocore_config = botocore_config
+
+    def fields(self) -> dict[str, Any]:
+        return {**super().fields(), "verify": self.verify, "botocore_config": self.botocore_config}
+
+    def clients(self) -> EmrClients:
+        return ConfiguredClients(
+            self.aws_conn_id, self.region_name, verify=self.verify, botocore_config=self.botocore_config
+        )
+
+    def sharing(self) -> tuple[Hashable, ...]:
+        return super().sharing() + _settings(self.verify, self.botocore_config)
+
+
+class EmrJobFlowRoomTrigger(EmrRoomTrigger):
+    """``EmrRoomTrigger`` with the settings of boto3's client that the Amazon provider's operators take."""
 
     def __init__(
         self,

@@ -172,8 +172,10 @@ class EventListener:
     def _hand_on(self, event: EmrEvent, now: float) -> None:
         if event.state in _ENDS:
             key = (event.cluster_id, event.step_id)
-            self._remembered.pop(key, None)
+            known = self._remembered.pop(key, None)
             self._remembered[key] = (now, event)
+            if known is not None and known[1].id == event.id:
+                return
         while self._remembered:
             oldest = next(iter(self._remembered.values()))[0]
             if len(self._remembered) <= _MOST_REMEMBERED and oldest >= now - _REMEMBERED_SECONDS:

@@ -46,7 +46,9 @@ from airflow_emr_etl.hooks.emr_step import step_state
 from airflow_emr_etl.models.emr_event import EmrEvent
 from airflow_emr_etl.models.intent import without_mark
 from airflow_emr_etl.models.states import CLUSTER_ENDED, STEP_ACTIVE, STEP_ENDED, STEP_SUCCEEDED, ClusterState
+from airflow_emr_etl.models.step import MAX_ACTIVE_STEPS
 from airflow_emr_etl.triggers.event_listener import EventListener, shared_listener
+from airflow_emr_etl.triggers.places import Places
 from airflow_emr_etl.triggers.polling import in_task_thread, plain
 from airflow_emr_etl.triggers.polling_schedule import (
     Allowance,
@@ -110,9 +112,10 @@ class Found:
 
 
 class Wait:
-    """What one trigger waits for: steps of a cluster, or the cluster itself where ``step_ids`` is None.
+    """What one trigger waits for: steps of a cluster, the cluster itself where ``step_ids`` is None, or room.
 
-    A step is waited for until it has ended or is in one of ``targets``, a cluster likewise.
+    A step is waited for until it has ended or is in one of ``targets``, a cluster likewise. Room is there on one of the
+    clusters ``room_on`` when it has fewer than ``most_active`` active steps, or has ended.
     """
 
     __slots__ = (
@@ -125,9 +128,11 @@ class Wait:
         "found",
         "future",
         "log",
+        "most_active",
         "of_steps",
         "open",
         "pace",
+        "room_on",
         "targets",
         "timer",
     )
@@ -138,6 +143,8 @@ class Wait:
         step_ids: Iterable[str] | None = None,
         *,
         targets: Iterable[str] = (),
+        room_on: Iterable[str] = (),
+        most_active: int = MAX_ACTIVE_STEPS,
         pace: Pace,
         deadline: datetime | None = None,
         log: Callable[[str], object],
@@ -146,6 +153,8 @@ class Wait:
         self.of_steps = step_ids is not None
         self.open = dict.fromkeys(step_ids or ())
         self.targets = frozenset(targets)
+        self.room_on = tuple(room_on)
+        self.most_active = most_active
         self.pace = pace
         self.deadline = deadline
         self.log = log
@@ -156,6 +165,10 @@ class Wait:
         self.answered = False
         self.due = 0.0
         self.failures = 0
+
+    @property
+    def cluster_ids(self) -> tuple[str, ...]:
+        return self.room_on or (self.cluster_id,)
 
     def tell(self, message: str) -> None:
         """A line in the log of the task that waits."""
@@ -188,8 +201,10 @@ class _Cluster:
         self.by_step: dict[str, list[Wait]] = {}
         #: Of the cluster itself.
         self.waits: list[Wait] = []
+        #: For room for a step, in the order in which they came.
+        self.rooms: list[Wait] = []
+        self.places = Places()
         self.allowance = allowance_for_cluster(now)
-        self.active: int | None = None
         #: How far down the list of all steps the oldest was that is waited for.
         self.reach: int | None = None
         self.missed: dict[str, int] = {}
@@ -204,7 +219,7 @@ class _Cluster:
 
     @property
     def is_idle(self) -> bool:
-        return not self.by_step and not self.waits
+        return not self.by_step and not self.waits and not self.rooms
 
     def step_waits(self) -> Iterator[Wait]:
         seen: set[int] = set()
@@ -213,6 +228,7 @@ class _Cluster:
                 if id(wait) not in seen:
                     seen.add(id(wait))
                     yield wait
+        yield from self.rooms
 
     def all_waits(self) -> list[Wait]:
         return [*self.step_waits(), *self.waits]
@@ -290,17 +306,22 @@ class Poller:
         now = self._loop.time()
         wait.due = now + _GATHER_SECONDS
         self._arm(wait)
-        cluster = self._clusters.get(wait.cluster_id)
-        if cluster is None:
-            cluster = self._clusters[wait.cluster_id] = _Cluster(wait.cluster_id, now)
-        for step_id in wait.open:
-            cluster.by_step.setdefault(step_id, []).append(wait)
-        if wait.of_steps:
-            cluster.steps_due = min(cluster.steps_due, wait.due)
-        else:
-            cluster.waits.append(wait)
-            cluster.cluster_due = min(cluster.cluster_due, wait.due)
-        self._recall(cluster, list(wait.open) if wait.of_steps else [None])
+        for cluster_id in wait.cluster_ids:
+            cluster = self._clusters.get(cluster_id)
+            if cluster is None:
+                cluster = self._clusters[cluster_id] = _Cluster(cluster_id, now)
+            if wait.room_on:
+                cluster.rooms.append(wait)
+                cluster.steps_due = min(cluster.steps_due, wait.due)
+            elif wait.of_steps:
+                cluster.places.step_came()
+                for step_id in wait.open:
+                    cluster.by_step.setdefault(step_id, []).append(wait)
+                cluster.steps_due = min(cluster.steps_due, wait.due)
+            else:
+                cluster.waits.append(wait)
+                cluster.cluster_due = min(cluster.cluster_due, wait.due)
+            self._recall(cluster, [*wait.open, None])
         self._wake.set()
         if self._task is None:
             # A context of its own: what it logs must not go to the log of the task that came first.
@@ -310,18 +331,22 @@ class Poller:
         wait.answered = True
         if wait.timer is not None:
             wait.timer.cancel()
-        cluster = self._clusters.get(wait.cluster_id)
-        if self._loop.is_closed() or cluster is None:
+        if self._loop.is_closed():
             return
         if self._connector is wait:
             self._connector = None
             self._connected.set()
-        for step_id in [*wait.open, *wait.found]:
-            self._forget(cluster, step_id, wait)
-        if wait in cluster.waits:
-            cluster.waits.remove(wait)
-        if cluster.is_idle:
-            del self._clusters[wait.cluster_id]
+        for cluster_id in wait.cluster_ids:
+            cluster = self._clusters.get(cluster_id)
+            if cluster is None:
+                continue
+            for step_id in [*wait.open, *wait.found]:
+                self._forget(cluster, step_id, wait)
+            for waits in (cluster.waits, cluster.rooms):
+                if wait in waits:
+                    waits.remove(wait)
+            if cluster.is_idle:
+                del self._clusters[cluster_id]
         if not self._clusters:
             self._wake.set()
 
@@ -352,12 +377,12 @@ class Poller:
     def _last_look(self, wait: Wait) -> None:
         """Look once more, however few calls are wanted."""
         self._arm(wait)
-        cluster = self._clusters[wait.cluster_id]
         wait.due = self._loop.time()
-        if wait.of_steps:
-            cluster.steps_due, cluster.steps_urgent = min(cluster.steps_due, wait.due), True
-        else:
-            cluster.cluster_due, cluster.cluster_urgent = min(cluster.cluster_due, wait.due), True
+        for cluster in [self._clusters[cluster_id] for cluster_id in wait.cluster_ids]:
+            if wait.of_steps or wait.room_on:
+                cluster.steps_due, cluster.steps_urgent = min(cluster.steps_due, wait.due), True
+            else:
+                cluster.cluster_due, cluster.cluster_urgent = min(cluster.cluster_due, wait.due), True
         self._wake.set()
 
     def _time_is_over(self, wait: Wait) -> None:
@@ -424,7 +449,7 @@ class Poller:
         times = [
             max(cluster.steps_due, now + cluster.allowance.delay(now), 0.0 if cluster.steps_urgent else sure)
             for cluster in self._clusters.values()
-            if cluster.by_step and not cluster.is_busy
+            if (cluster.by_step or cluster.rooms) and not cluster.is_busy
         ]
         if not self._looks_at_clusters:
             times += [
@@ -487,7 +512,9 @@ class Poller:
             for step_id in order
             if ended_before is not None or min(wait.due for wait in cluster.by_step[step_id]) <= now
         ]
-        plan = steps_to_ask(due, order[len(due) :], cluster.active, cluster.reach)
+        plan = steps_to_ask(due, order[len(due) :], cluster.places.active, cluster.reach)
+        if cluster.rooms:
+            plan = StepsToAsk(Way.ACTIVE, plan.ids)  # the one list that tells how many there are
         looked: set[str] = set()
         asked: set[str] = looked
         calls = 0
@@ -496,6 +523,8 @@ class Poller:
                 for step_id in due:
                     calls += 1
                     await self._ask_for_step(cluster, step_id, looked)
+                for wait in cluster.rooms[:1]:
+                    wait.end(Found(done=True))  # nobody may count; EMR does, when the step is added
             elif plan.way is Way.IDS:
                 for ids in plan.batches:
                     calls += 1
@@ -505,7 +534,8 @@ class Poller:
             asked = {*plan.ids, *due}
             cluster.looks += 1
             cluster.allowance.rate = rate_for_cluster(calls, self._longest_interval(cluster))
-            if cluster.by_step and cluster.looks % CLUSTER_CHECK_EVERY == 1:
+            self._serve_rooms(cluster)
+            if (cluster.by_step or cluster.rooms) and cluster.looks % CLUSTER_CHECK_EVERY == 1:
                 alone = len(self._clusters) == 1
                 check = self._loop.time() + (0.0 if alone else _SOON_SECONDS / 2)  # others come along
                 cluster.cluster_due = min(cluster.cluster_due, check)
@@ -519,7 +549,7 @@ class Poller:
                 log.warning("Steps are asked for one by one: %s", failure)
             else:
                 for wait in list(cluster.step_waits()):
-                    wait.end(Found(steps=dict(wait.found), error=failure))
+                    self._fail(wait, failure)
         finally:
             cluster.is_busy = False
             self._schedule(cluster, asked, haste(len(asked), calls))
@@ -565,7 +595,7 @@ class Poller:
             if marker is None or wanted <= looked or calls >= most:
                 cluster.reach = seen
                 if marker is None:
-                    cluster.active = active
+                    cluster.places.read(active)
                 return calls
             request["Marker"] = marker
 
@@ -582,7 +612,7 @@ class Poller:
                     self._saw_step(cluster, step, looked)
             marker = answer.get("Marker")
             if marker is None:
-                cluster.active = seen
+                cluster.places.read(seen)
                 return calls
             request["Marker"] = marker
 
@@ -666,6 +696,23 @@ class Poller:
                 wait.end(Found(steps=dict(wait.found), cluster=ended))
 
     @staticmethod
+    def _fail(wait: Wait, failure: EmrEtlError) -> None:
+        if wait.room_on and isinstance(failure, ClusterNotFoundError):
+            wait.end(
+                Found(done=True)
+            )  # who wanted to add a step there finds out, and may have another cluster
+        else:
+            wait.end(Found(steps=dict(wait.found), error=failure))
+
+    def _serve_rooms(self, cluster: _Cluster) -> None:
+        """Let in as many as there are places, those first that came first."""
+        now = self._loop.time()
+        for wait in list(cluster.rooms):
+            if not wait.answered and cluster.places.free(wait.most_active, now):
+                cluster.places.let_in(now)
+                wait.end(Found(done=True))
+
+    @staticmethod
     def _longest_interval(cluster: _Cluster) -> float:
         return min((wait.pace.ceiling for wait in cluster.step_waits()), default=30.0)
 
@@ -674,7 +721,7 @@ class Poller:
         now = self._loop.time()
         due = float("inf")
         for wait in list(cluster.step_waits()):
-            if wait.open.keys() & asked:
+            if wait.room_on or wait.open.keys() & asked:
                 delay = wait.pace.next(to_usual_end=self._to_usual_end(wait), draw=self._draw) / haste
                 wait.due = now + self._before_deadline(wait, self._rarely(delay))
             due = min(due, wait.due)
@@ -759,7 +806,7 @@ class Poller:
                 raise
             looked.add(cluster.id)
             for wait in cluster.all_waits():
-                wait.end(Found(steps=dict(wait.found), error=failure))
+                self._fail(wait, failure)
             return
         looked.add(cluster.id)
         found = answer["Cluster"]
@@ -769,6 +816,9 @@ class Poller:
             wait.failures = 0
             if state in CLUSTER_ENDED or state.value in wait.targets:
                 wait.end(Found(cluster=told, done=True))
+        if state in CLUSTER_ENDED:
+            for wait in cluster.rooms:
+                wait.end(Found(done=True))
         if state in CLUSTER_ENDED and cluster.by_step:
             # Steps may have ended just before their cluster did: their last states count.
             cluster.ended = told
@@ -852,6 +902,9 @@ class Poller:
                 cluster.cluster_urgent = True
                 self._wake.set()
             return
+        if event.state in _STEP_ENDS:
+            cluster.places.step_ended()
+            self._serve_rooms(cluster)
         waits = cluster.by_step.get(event.step_id, ())
         if event.state in _STEP_SUCCESSES and waits:
             self._saw_step(cluster, _step_of(event, waits[0].found.get(event.step_id)), set())

@@ -36,7 +36,7 @@ HELPERS = {
     },
     "operators": {"base", "drop_in", "failures", "waiting"},
     "sensors": {"waiting"},
-    "triggers": {"event_listener", "ownership", "poller", "polling", "polling_schedule", "shared"},
+    "triggers": {"event_listener", "ownership", "places", "poller", "polling", "polling_schedule", "shared"},
 }
 
 

@@ -107,3 +107,13 @@ def test_a_day_without_logs_makes_no_cluster(dags: dict[str, Any], bucket: str) 
     assert states(run)["arrived"] == "failed"
     assert states(run)["cluster_up"] == "upstream_failed"
     assert len(boto3.client("emr").list_clusters()["Clusters"]) == clusters
+
+
+def test_mapped_steps_take_turns_and_each_runs_once(dags: dict[str, Any], bucket: str) -> None:
+    run = dags["mapped_steps"].test(logical_date=DAY, run_conf={"bucket": bucket})
+    assert str(run.state) == "success"
+    emr = boto3.client("emr")
+    [cluster] = [item for item in emr.list_clusters()["Clusters"] if without_mark(item["Name"]) == "mapped"]
+    steps = emr.list_steps(ClusterId=cluster["Id"])["Steps"]
+    assert sorted(without_mark(step["Name"]) for step in steps) == sorted([*"abc", "one", "two", "three"])
+    assert {step["Status"]["State"] for step in steps} == {"COMPLETED"}

@@ -134,3 +134,23 @@ def test_two_clusters_side_by_side() -> None:
         first >> second
     assert second.upstream_task_ids == {"b_up", "first"}
     assert {task.task_id for task in dag.tasks} == {"a_up", "a_down", "first", "b_up", "b_down", "second"}
+
+
+def test_mapped_steps_are_between_set_up_and_teardown() -> None:
+    with DAG("d", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC)) as dag:
+        with EmrCluster("cluster", spec=SPEC, artifacts="s3://lake/a/") as cluster:
+            days = cluster.spark_each(
+                "days",
+                script="s3://lake/x.py",
+                args_each=[{"day": "2026-01-01"}, ["--day", "2026-01-02"]],
+                max_active_steps=20,
+            )
+            steps = cluster.step_each("steps", steps=[TRUE, TRUE.document()])
+            days >> steps
+    written = json.loads(json.dumps(DagSerialization.to_dict(dag)))
+    read = DagSerialization.from_dict(written)
+    for task_id in ("days", "steps"):
+        assert read.get_task(task_id).is_mapped
+        assert "cluster_down" in read.get_task(task_id).downstream_task_ids
+    assert read.get_task("days").upstream_task_ids == {"cluster_up"}
+    assert "cluster_up" in read.get_task("cluster_down").upstream_task_ids

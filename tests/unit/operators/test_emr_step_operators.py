@@ -37,8 +37,8 @@ from airflow_emr_etl.operators.base import site
 from airflow_emr_etl.operators.emr_cluster import PLAN_KEY, EmrTerminateClusterOperator
 from airflow_emr_etl.operators.emr_step import EmrSparkOperator, EmrStepOperator
 from airflow_emr_etl.operators.quality_gate import EmrQualityGateOperator
+from airflow_emr_etl.triggers.emr_room import EmrRoomTrigger
 from airflow_emr_etl.triggers.emr_step import EmrStepTrigger
-from airflow_emr_etl.triggers.pause import PauseTrigger
 from airflow_emr_etl.triggers.polling import PollingTrigger
 
 STEP = CommandStep(name="work", command=["true"])
@@ -679,13 +679,51 @@ def test_a_full_cluster_is_waited_for(emr: FakeEmr, cluster: FakeCluster) -> Non
     ti = FakeTaskInstance()
     operator = step(cluster, deferrable=True, poll_interval=30)
     deferral = deferred(lambda: operator.execute(ti.context))
-    assert isinstance(deferral.trigger, PauseTrigger)
-    again = deferred(lambda: operator.execute_complete(ti.context, event_of(emr, deferral)))
-    assert isinstance(again.trigger, PauseTrigger)
-    assert emr.clock.passed > 15
+    assert isinstance(deferral.trigger, EmrRoomTrigger)
+    assert deferral.trigger.cluster_ids == [cluster.id]
+    # Somebody else was quicker than the trigger: the worker finds it full again.
+    again = deferred(lambda: operator.execute_complete(ti.context, room(deferral)))
+    assert isinstance(again.trigger, EmrRoomTrigger)
     others[0].state = "COMPLETED"
-    assert run(emr, operator, ti, event_of(emr, again))["state"] == "COMPLETED"
+    assert run(emr, operator, ti, room(again))["state"] == "COMPLETED"
     assert len(cluster.steps) == MAX_ACTIVE_STEPS + 1
+
+
+def room(deferral: TaskDeferred) -> dict[str, Any]:
+    assert isinstance(deferral.trigger, EmrRoomTrigger)
+    return {**deferral.trigger.fields(), "carry": deferral.trigger.carry, "status": "done"}
+
+
+def test_a_step_that_has_a_limit_waits_for_its_turn_before_it_is_added(
+    emr: FakeEmr, cluster: FakeCluster
+) -> None:
+    ti = FakeTaskInstance(map_index=3)
+    operator = step(cluster, deferrable=True, max_active_steps=8)
+    deferral = deferred(lambda: operator.execute(ti.context))
+    assert isinstance(deferral.trigger, EmrRoomTrigger)
+    assert (deferral.trigger.cluster_ids, deferral.trigger.most_active) == ([cluster.id], 8)
+    assert emr.calls["AddJobFlowSteps"] == 0
+    assert run(emr, operator, ti, room(deferral))["state"] == "COMPLETED"
+    assert len(cluster.steps) == 1
+
+
+def test_a_retry_does_not_wait_for_its_turn_again(emr: FakeEmr, cluster: FakeCluster) -> None:
+    """Its step may be there, and then has its place."""
+    ti = FakeTaskInstance(max_tries=1)
+    operator = step(cluster, deferrable=True, max_active_steps=8)
+    deferral = deferred(lambda: operator.execute(ti.context))
+    deferred(lambda: operator.execute_complete(ti.context, room(deferral)))
+    again = deferred(
+        lambda: step(cluster, deferrable=True, max_active_steps=8).execute(ti.next_try().context)
+    )
+    assert not isinstance(again.trigger, EmrRoomTrigger)
+    assert len(cluster.steps) == 1
+
+
+@pytest.mark.parametrize("limit", [0, 257, -1])
+def test_a_limit_that_emr_does_not_have_is_refused(cluster: FakeCluster, limit: int) -> None:
+    with pytest.raises(ConfigurationError, match="from 1 to 256"):
+        step(cluster, max_active_steps=limit)
 
 
 @pytest.mark.parametrize("deferrable", [True, False])
