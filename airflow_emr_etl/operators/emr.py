@@ -65,6 +65,7 @@ from airflow_emr_etl.models.states import (
     ClusterState,
     StepState,
 )
+from airflow_emr_etl.models.step import MAX_ACTIVE_STEPS
 from airflow_emr_etl.operators.base import (
     KILL_GRACE_SECONDS,
     clears_of,
@@ -539,7 +540,11 @@ class EmrAddStepsOperator(_EmrOperator):
             except ClusterFullError as error:
                 now.phase = "room"
                 self.log.warning("%s Waiting for room.", error)
-                return self._wait(EmrJobFlowRoomTrigger, cluster_ids=[now.cluster_id], refused=True)
+                # They are added in one call, so there must be room for all of them.
+                most_active = max(1, MAX_ACTIVE_STEPS + 1 - (len(self._lineages) - len(now.finished)))
+                return self._wait(
+                    EmrJobFlowRoomTrigger, cluster_ids=[now.cluster_id], most_active=most_active, refused=True
+                )
         if not now.step_ids or not (self.wait_for_completion or self.deferrable):
             return None
         return self._wait(

@@ -38,6 +38,7 @@ from airflow_emr_etl.models.states import (
     CLUSTER_ENDING,
     CLUSTER_LIVE,
     CLUSTER_READY,
+    STEP_ACTIVE,
     STEP_CANCELLED,
     STEP_SUCCEEDED,
     ClusterEndCode,
@@ -118,7 +119,8 @@ class EmrStepOperator(EmrOperator):
     :param on_hdfs: what the step writes is lost with its cluster, so it runs again on a replacement
     :param max_active_steps: wait, without a worker, until the cluster has fewer steps than this that wait or run,
         from 1 to EMR's limit of 256; meant for mapped tasks of many steps. Without it the step is added at once,
-        and waits for room only where EMR's limit is reached. With ``cluster_pool``, set it on the pool.
+        and waits for room only where EMR's limit is reached; mapped tasks of index 256 and on, for which there is
+        hardly room, look first. With ``cluster_pool``, set it on the pool.
 
     The other parameters are those of ``EmrOperator``; ``wait_timeout`` covers waiting for the step's turn.
     """
@@ -202,7 +204,7 @@ class EmrStepOperator(EmrOperator):
                 )
             deadline = self.new_deadline().isoformat()
             self._progress = _Progress(self.cluster_id or "", deadline)
-            self._progress.queues = self.max_active_steps is not None and not is_retry(context)
+            self._progress.queues = self._queues(context)
             return self._go_on(context, None)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
@@ -263,7 +265,8 @@ class EmrStepOperator(EmrOperator):
         if now.step_id is None:
             if now.queues:
                 now.queues = False
-                return self._wait_in_line()
+                if not (is_retry(context) and self._has_step(context)):
+                    return self._wait_in_line()
             try:
                 if not now.cluster_id:
                     self._take_seat(context)
@@ -313,11 +316,27 @@ class EmrStepOperator(EmrOperator):
         pause = self.clock.now() + timedelta(seconds=self.poll_interval * (0.5 + random.random()))
         return self._wait(PauseTrigger, until=min(pause, datetime.fromisoformat(now.deadline)))
 
+    def _queues(self, context: Context) -> bool:
+        """Whether the step waits for its turn before EMR is asked to take it. A pool decides for itself."""
+        if self.cluster_pool is not None:
+            return False
+        ti: Any = context["ti"]
+        # The tasks before this one alone are as many as EMR takes.
+        return self.max_active_steps is not None or ti.map_index >= MAX_ACTIVE_STEPS
+
+    def _has_step(self, context: Context) -> bool:
+        """Whether an earlier try has added the step there, which then has its place already, or needs none."""
+        found = self.step_keeper.found(
+            self._now.cluster_id, [scope_of(context).lineage], not_before=run_start(context)
+        )
+        return any(step.state in STEP_ACTIVE | STEP_SUCCEEDED for step in found)
+
     def _wait_in_line(self) -> dict[str, Any]:
         now = self._now
         now.phase = "room"
-        self.log.info("Waiting for this step's turn: at most %s steps at a time", self.max_active_steps)
-        return self._wait(EmrRoomTrigger, cluster_ids=[now.cluster_id], most_active=self.max_active_steps)
+        most_active = self.max_active_steps or MAX_ACTIVE_STEPS
+        self.log.info("Waiting for this step's turn: at most %d steps at a time", most_active)
+        return self._wait(EmrRoomTrigger, cluster_ids=[now.cluster_id], most_active=most_active)
 
     def _wait(
         self, trigger: type[PollingTrigger], until: datetime | None = None, **fields: Any
@@ -426,6 +445,7 @@ class EmrStepOperator(EmrOperator):
         )
         self.log.info("Cluster %s takes the place of %s", found.id, now.cluster_id)
         now.cluster_id, now.phase = found.id, "cluster"
+        now.queues = self._queues(context)  # the others whose steps were lost come too
 
     def _take_seat(self, context: Context) -> None:
         now = self._now

@@ -314,7 +314,7 @@ class Poller:
                 cluster.rooms.append(wait)
                 cluster.steps_due = min(cluster.steps_due, wait.due)
             elif wait.of_steps:
-                cluster.places.step_came()
+                cluster.places.steps_came(wait.open.keys() - cluster.by_step.keys())
                 for step_id in wait.open:
                     cluster.by_step.setdefault(step_id, []).append(wait)
                 cluster.steps_due = min(cluster.steps_due, wait.due)
@@ -582,13 +582,15 @@ class Poller:
         wanted = set(ids)
         request: dict[str, Any] = {"ClusterId": cluster.id}
         most = 2 * calls_by_pages(max(len(ids), cluster.reach or 0))
-        calls = seen = active = 0
+        active: list[str] = []
+        calls = seen = 0
         while True:
             answer = await self._call("ListSteps", request, cluster)
             calls += 1
             for step in answer["Steps"]:
                 seen += 1
-                active += step_state(step) in STEP_ACTIVE
+                if step_state(step) in STEP_ACTIVE:
+                    active.append(step["Id"])
                 if step["Id"] in wanted:
                     self._saw_step(cluster, step, looked)
             marker = answer.get("Marker")
@@ -602,17 +604,18 @@ class Poller:
     async def _read_active(self, cluster: _Cluster, wanted: set[str], looked: set[str]) -> int:
         """Take what the list of active steps says of those ``wanted``; the number of calls."""
         request: dict[str, Any] = {"ClusterId": cluster.id, "StepStates": _ACTIVE}
-        calls = seen = 0
+        active: list[str] = []
+        calls = 0
         while True:
             answer = await self._call("ListSteps", request, cluster)
             calls += 1
-            seen += len(answer["Steps"])
+            active += [step["Id"] for step in answer["Steps"]]
             for step in answer["Steps"]:
                 if step["Id"] in wanted:
                     self._saw_step(cluster, step, looked)
             marker = answer.get("Marker")
             if marker is None:
-                cluster.places.read(seen)
+                cluster.places.read(active)
                 return calls
             request["Marker"] = marker
 
@@ -659,6 +662,7 @@ class Poller:
         looked.add(step_id)
         cluster.missed.pop(step_id, None)
         if state in STEP_ENDED:
+            cluster.places.step_ended(step_id)
             self._learn(step)
             self._miss_event(cluster, step)
         for wait in list(cluster.by_step.get(step_id, ())):
@@ -698,9 +702,8 @@ class Poller:
     @staticmethod
     def _fail(wait: Wait, failure: EmrEtlError) -> None:
         if wait.room_on and isinstance(failure, ClusterNotFoundError):
-            wait.end(
-                Found(done=True)
-            )  # who wanted to add a step there finds out, and may have another cluster
+            # Who wanted to add a step there finds out, and may have another cluster.
+            wait.end(Found(done=True))
         else:
             wait.end(Found(steps=dict(wait.found), error=failure))
 
@@ -903,7 +906,7 @@ class Poller:
                 self._wake.set()
             return
         if event.state in _STEP_ENDS:
-            cluster.places.step_ended()
+            cluster.places.step_ended(event.step_id)
             self._serve_rooms(cluster)
         waits = cluster.by_step.get(event.step_id, ())
         if event.state in _STEP_SUCCESSES and waits:

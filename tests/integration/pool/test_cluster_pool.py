@@ -50,6 +50,7 @@ def keeper(bucket: str) -> KeeperMaker:
         most: int = 3,
         site: str = "",
         name: str = "etl",
+        steps: int = 256,
         **spec: Any,
     ) -> PoolKeeper:
         own = worker or shared
@@ -58,6 +59,7 @@ def keeper(bucket: str) -> KeeperMaker:
             spec=ClusterSpec(**({"name": "shared"} | spec)),
             lock=f"s3://{bucket}/pools/",
             max_clusters=most,
+            max_active_steps=steps,
         )
         return PoolKeeper(pool, own.emr, own.lake, clock or VirtualClock(), site)
 
@@ -133,6 +135,19 @@ def test_at_the_maximum_steps_queue_on_the_least_loaded(emr: Any, keeper: Keeper
     seats = [keeper(most=2).take(key(name)) for name in "abcd"]
     assert {seat.cluster_id for seat in seats[:2]} == {seat.cluster_id for seat in seats[2:]}
     assert len({seat.cluster_id for seat in seats}) == emr.most == 2
+
+
+def test_where_each_cluster_has_as_many_steps_as_it_may_it_is_told_which(
+    emr: Any, keeper: KeeperMaker
+) -> None:
+    seats = [keeper(most=2, steps=2).take(key(name)) for name in "abcd"]
+    with pytest.raises(PoolFullError, match="has 2 steps, and may have no more") as caught:
+        keeper(most=2, steps=2).take(key("e"))
+    told = caught.value.details
+    assert set(str(told["clusters"]).split()) == {seat.cluster_id for seat in seats}
+    assert told["max_active_steps"] == 2
+    keeper(most=2, steps=2).leave(key("c"))
+    assert keeper(most=2, steps=2).take(key("e")).cluster_id == seats[2].cluster_id
 
 
 def test_leaving_frees_the_place_at_once_and_is_idempotent(emr: Any, keeper: KeeperMaker) -> None:

@@ -79,9 +79,14 @@ def cluster(number: int, *, state: str = "WAITING", id: str | None = None, **fie
 
 
 def decided(
-    register: Register, *live: LiveCluster, key: str = "key", wanted: Fingerprint = WANTED, most: int = 3
+    register: Register,
+    *live: LiveCluster,
+    key: str = "key",
+    wanted: Fingerprint = WANTED,
+    most: int = 3,
+    steps: int = MAX_ACTIVE_STEPS,
 ) -> Decision:
-    return decide(register, live, key, wanted, NOW, max_clusters=most, rungs=2)
+    return decide(register, live, key, wanted, NOW, max_clusters=most, max_active_steps=steps, rungs=2)
 
 
 def test_the_first_step_makes_a_cluster() -> None:
@@ -202,6 +207,22 @@ def test_emrs_limit_on_active_steps_is_kept() -> None:
     assert "256" in decision.reason
 
 
+def test_where_all_clusters_are_full_it_is_told_which() -> None:
+    register = Register(slots=(taken(1), taken(2)))
+    full = [cluster(number, active=frozenset("abc")) for number in (1, 2)]
+    decision = decided(register, *full, most=2, steps=3)
+    assert isinstance(decision, Wait)
+    assert decision.full == ("j-1", "j-2")
+    assert isinstance(decided(register, *full, most=2, steps=4), Sit)
+
+
+def test_seats_whose_steps_are_not_there_yet_count_for_the_limit() -> None:
+    register = Register(slots=(taken(1),))
+    for key in "abc":
+        register = seat_after(register, key, "j-1", NOW)
+    assert isinstance(decided(register, cluster(1), most=1, steps=3), Wait)
+
+
 def test_the_ladder_ends() -> None:
     register = Register(rung=2, rung_since=NOW)
     assert isinstance(decided(register), Exhausted)
@@ -310,6 +331,7 @@ def test_a_pool_and_what_it_refuses() -> None:
     for fields, said in (
         ({"name": "a/b"}, "cannot name a pool"),
         ({"max_clusters": 0}, "greater than or equal to 1"),
+        ({"max_active_steps": 257}, "less than or equal to 256"),
         ({"spec": ClusterSpec(name="x", keep_alive=False)}, "keep_alive"),
         ({"spec": ClusterSpec(name="x", termination_protection=True)}, "termination_protection"),
         ({"lock": "lake/pools"}, "not an address in S3"),

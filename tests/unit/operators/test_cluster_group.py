@@ -10,7 +10,14 @@ import pytest
 from airflow.sdk import DAG, task_group
 from airflow.serialization.serialized_objects import DagSerialization
 
-from airflow_emr_etl import ClusterSpec, CommandStep, EmrCluster, EmrTerminateClusterOperator, S3LogsSensor
+from airflow_emr_etl import (
+    ClusterPool,
+    ClusterSpec,
+    CommandStep,
+    EmrCluster,
+    EmrTerminateClusterOperator,
+    S3LogsSensor,
+)
 from airflow_emr_etl.exceptions import ConfigurationError
 
 SPEC = ClusterSpec(name="clickstream", termination_protection=True)
@@ -137,16 +144,18 @@ def test_two_clusters_side_by_side() -> None:
 
 
 def test_mapped_steps_are_between_set_up_and_teardown() -> None:
-    with DAG("d", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC)) as dag:
-        with EmrCluster("cluster", spec=SPEC, artifacts="s3://lake/a/") as cluster:
-            days = cluster.spark_each(
-                "days",
-                script="s3://lake/x.py",
-                args_each=[{"day": "2026-01-01"}, ["--day", "2026-01-02"]],
-                max_active_steps=20,
-            )
-            steps = cluster.step_each("steps", steps=[TRUE, TRUE.document()])
-            days >> steps
+    with (
+        DAG("d", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC)) as dag,
+        EmrCluster("cluster", spec=SPEC, artifacts="s3://lake/a/") as cluster,
+    ):
+        days = cluster.spark_each(
+            "days",
+            script="s3://lake/x.py",
+            args_each=[{"day": "2026-01-01"}, ["--day", "2026-01-02"]],
+            max_active_steps=20,
+        )
+        steps = cluster.step_each("steps", steps=[TRUE, TRUE.document()])
+        days >> steps
     written = json.loads(json.dumps(DagSerialization.to_dict(dag)))
     read = DagSerialization.from_dict(written)
     for task_id in ("days", "steps"):
@@ -154,3 +163,22 @@ def test_mapped_steps_are_between_set_up_and_teardown() -> None:
         assert "cluster_down" in read.get_task(task_id).downstream_task_ids
     assert read.get_task("days").upstream_task_ids == {"cluster_up"}
     assert "cluster_up" in read.get_task("cluster_down").upstream_task_ids
+
+
+def test_steps_of_a_pool_are_mapped_too() -> None:
+    pool = ClusterPool(
+        name="etl",
+        spec=ClusterSpec(name="shared"),
+        lock="s3://lake/pools/",
+        max_active_steps=20,
+        artifacts="s3://lake/a/",
+    )
+    with DAG("d", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC)) as dag:
+        days = pool.spark_each("days", script="s3://lake/x.py", args_each=[["a"], ["b"]])
+        days >> pool.step_each("steps", steps=[TRUE, TRUE.document()])
+    read = DagSerialization.from_dict(json.loads(json.dumps(DagSerialization.to_dict(dag))))
+    for task_id in ("days", "steps"):
+        mapped = read.get_task(task_id)
+        assert mapped.is_mapped
+        assert ClusterPool.model_validate(mapped.partial_kwargs["cluster_pool"]) == pool
+    assert read.get_task("steps").upstream_task_ids == {"days"}

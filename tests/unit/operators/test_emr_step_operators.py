@@ -408,6 +408,21 @@ def test_a_step_goes_on_on_the_replacement(
     assert replacement.id in ti.xcoms["_link_EmrClusterLink"]
 
 
+def test_a_step_with_a_limit_waits_for_its_turn_on_the_replacement_too(
+    emr: FakeEmr, cluster: FakeCluster, plan: ClusterPlan
+) -> None:
+    ti, operator = task(plan), kept(cluster, deferrable=True, max_active_steps=8)
+    deferral = deferred(lambda: operator.execute(ti.context))
+    emr.lose(cluster.id)
+    up = deferred(lambda: operator.execute_complete(ti.context, room(deferral)))
+    replacement = emr.last
+    turn = deferred(lambda: operator.execute_complete(ti.context, event_of(emr, up)))
+    assert isinstance(turn.trigger, EmrRoomTrigger)
+    assert turn.trigger.cluster_ids == [replacement.id] != [cluster.id]
+    assert run(emr, operator, ti, room(turn))["cluster_id"] == replacement.id
+    assert len(replacement.steps) == 1
+
+
 def test_a_step_that_the_loss_failed_goes_on_too(
     emr: FakeEmr, cluster: FakeCluster, plan: ClusterPlan
 ) -> None:
@@ -707,8 +722,9 @@ def test_a_step_that_has_a_limit_waits_for_its_turn_before_it_is_added(
     assert len(cluster.steps) == 1
 
 
-def test_a_retry_does_not_wait_for_its_turn_again(emr: FakeEmr, cluster: FakeCluster) -> None:
-    """Its step may be there, and then has its place."""
+def test_a_retry_whose_step_is_there_does_not_wait_for_its_turn_again(
+    emr: FakeEmr, cluster: FakeCluster
+) -> None:
     ti = FakeTaskInstance(max_tries=1)
     operator = step(cluster, deferrable=True, max_active_steps=8)
     deferral = deferred(lambda: operator.execute(ti.context))
@@ -718,6 +734,32 @@ def test_a_retry_does_not_wait_for_its_turn_again(emr: FakeEmr, cluster: FakeClu
     )
     assert not isinstance(again.trigger, EmrRoomTrigger)
     assert len(cluster.steps) == 1
+
+
+def test_a_retry_whose_step_has_failed_waits_for_its_turn(emr: FakeEmr, cluster: FakeCluster) -> None:
+    """A day of bad data would otherwise bring hundreds of retries past the limit."""
+    ti = FakeTaskInstance(max_tries=1)
+    operator = step(cluster, deferrable=True, max_active_steps=8)
+    deferral = deferred(lambda: operator.execute(ti.context))
+    deferred(lambda: operator.execute_complete(ti.context, room(deferral)))
+    next(iter(cluster.steps.values())).state = "FAILED"
+    retry = step(cluster, deferrable=True, max_active_steps=8)
+    ti = ti.next_try()
+    again = deferred(lambda: retry.execute(ti.context))
+    assert isinstance(again.trigger, EmrRoomTrigger)
+    assert len(cluster.steps) == 1
+    assert run(emr, retry, ti, room(again))["state"] == "COMPLETED"
+    assert len(cluster.steps) == 2
+
+
+@pytest.mark.parametrize(("map_index", "looks"), [(-1, False), (255, False), (256, True)])
+def test_mapped_tasks_beyond_emrs_limit_look_before_they_are_refused(
+    emr: FakeEmr, cluster: FakeCluster, map_index: int, looks: bool
+) -> None:
+    ti = FakeTaskInstance(map_index=map_index)
+    deferral = deferred(lambda: step(cluster, deferrable=True).execute(ti.context))
+    assert isinstance(deferral.trigger, EmrRoomTrigger) == looks
+    assert emr.calls["AddJobFlowSteps"] == (not looks)
 
 
 @pytest.mark.parametrize("limit", [0, 257, -1])
@@ -744,13 +786,14 @@ class FakePool:
 
     def __init__(self, cluster: FakeCluster, full: int = 0) -> None:
         self.cluster_id, self.full = cluster.id, full
+        self.details: dict[str, Any] = {}
         self.taken: list[str] = []
         self.left: list[str] = []
 
     def take(self, key: str) -> Any:
         if self.full:
             self.full -= 1
-            raise PoolFullError("Every cluster of the pool is full.", pool="p")
+            raise PoolFullError("Every cluster of the pool is full.", pool="p", **self.details)
         self.taken.append(key)
         return self
 
@@ -789,6 +832,18 @@ def test_a_pools_place_is_given_back_after_a_failure(
     with pytest.raises(AirflowFailException):
         run(emr, pooled(cluster), FakeTaskInstance())
     assert pool.left == pool.taken
+
+
+def test_room_on_a_pools_full_clusters_is_waited_for(
+    emr: FakeEmr, cluster: FakeCluster, pool: FakePool
+) -> None:
+    pool.full, pool.details = 1, {"clusters": f"{cluster.id} j-OTHER", "max_active_steps": 8}
+    operator, ti = pooled(cluster, deferrable=True), FakeTaskInstance()
+    deferral = deferred(lambda: operator.execute(ti.context))
+    assert isinstance(deferral.trigger, EmrRoomTrigger)
+    assert deferral.trigger.cluster_ids == [cluster.id, "j-OTHER"]
+    assert deferral.trigger.most_active == 8
+    assert run(emr, operator, ti, room(deferral))["state"] == "COMPLETED"
 
 
 def test_a_full_pool_is_waited_for(emr: FakeEmr, cluster: FakeCluster, pool: FakePool) -> None:

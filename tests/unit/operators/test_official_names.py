@@ -14,7 +14,7 @@ import pytest
 from airflow.exceptions import AirflowException, AirflowFailException, TaskDeferred
 from airflow.sdk import DAG
 from botocore.exceptions import ReadTimeoutError
-from fakes.emr import FakeCluster, FakeEmr, refusal
+from fakes.emr import MAX_ACTIVE_STEPS, FakeCluster, FakeEmr, refusal
 from fakes.task_instance import FakeTaskInstance
 
 from airflow_emr_etl.exceptions import (
@@ -35,7 +35,7 @@ from airflow_emr_etl.operators.emr import (
     EmrModifyClusterOperator,
     EmrTerminateJobFlowOperator,
 )
-from airflow_emr_etl.triggers.emr import EmrJobFlowTrigger, EmrStepsTrigger
+from airflow_emr_etl.triggers.emr import EmrJobFlowRoomTrigger, EmrJobFlowTrigger, EmrStepsTrigger
 
 GROUP = {"Name": "Primary", "InstanceRole": "MASTER", "InstanceType": "m5.xlarge", "InstanceCount": 1}
 JOB_FLOW: dict[str, Any] = {
@@ -489,6 +489,23 @@ def test_it_waits_for_room(emr: FakeEmr, cluster: FakeCluster) -> None:
     ]
     with pytest.raises(WaitTimeoutError, match="no room"):
         add(cluster, [step("b")], waiter_max_attempts=20).execute(first_try().context)
+
+
+def test_it_waits_for_room_for_all_of_its_steps(emr: FakeEmr, cluster: FakeCluster) -> None:
+    emr.add_job_flow_steps(JobFlowId=cluster.id, Steps=[step("other")] * (MAX_ACTIVE_STEPS - 1))
+    others = list(cluster.steps.values())
+    operator, ti = add(cluster, [step("a"), step("b"), step("c")], deferrable=True), first_try()
+    with pytest.raises(TaskDeferred) as deferral:
+        operator.execute(ti.context)
+    trigger = deferral.value.trigger
+    assert isinstance(trigger, EmrJobFlowRoomTrigger)
+    for other, there_is_room in zip(others, (False, True), strict=False):
+        other.state = "COMPLETED"
+        assert bool(trigger._has_room(operator.clients, cluster.id)) == there_is_room
+    with pytest.raises(TaskDeferred) as added:
+        operator.execute_complete(ti.context, {**trigger.fields(), "carry": trigger.carry, "status": "done"})
+    assert isinstance(added.value.trigger, EmrStepsTrigger)
+    assert names(cluster)[-3:] == ["a", "b", "c"]
 
 
 def test_a_kill_cancels_the_steps(emr: FakeEmr, cluster: FakeCluster) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +17,7 @@ def emr(monkeypatch: pytest.MonkeyPatch) -> FakeEmr:
 
 @pytest.fixture
 def triggerer(emr: FakeEmr, monkeypatch: pytest.MonkeyPatch) -> Iterator[Triggerer]:
+    random.seed(7)  # of the pauses
     triggerer = Triggerer(emr)
     emr.frozen = True  # only the test moves things
     emr._budget = 20_000

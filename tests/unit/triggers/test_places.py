@@ -3,44 +3,80 @@ from __future__ import annotations
 from airflow_emr_etl.triggers.places import LET_IN_SECONDS, Places
 
 
+def ids(number: int) -> list[str]:
+    return [f"s-{each}" for each in range(number)]
+
+
+def with_steps(number: int) -> Places:
+    places = Places()
+    places.read(ids(number))
+    return places
+
+
 def test_nobody_is_let_in_before_the_steps_were_counted() -> None:
-    assert Places().free(256, 0.0) == 0
+    places = Places()
+    places.steps_came(["s-1"])
+    places.step_ended("s-1")
+    assert (places.active, places.free(256, 0.0)) == (None, 0)
 
 
 def test_who_was_let_in_keeps_a_place_until_the_step_is_there() -> None:
-    places = Places()
-    places.read(6)
+    places = with_steps(6)
     assert places.free(8, 0.0) == 2
     places.let_in(0.0)
     assert places.free(8, 0.0) == 1
-    places.step_came()
+    places.steps_came(["s-new"])
+    assert (places.active, places.free(8, 0.0)) == (7, 1)
+
+
+def test_a_step_that_was_counted_before_its_task_came_takes_one_place() -> None:
+    places = with_steps(6)
+    places.let_in(0.0)
+    places.read(ids(7))
+    places.steps_came(["s-6"])
     assert (places.active, places.free(8, 0.0)) == (7, 1)
 
 
 def test_who_was_let_in_and_never_came_loses_the_place() -> None:
-    places = Places()
-    places.read(7)
+    places = with_steps(7)
     places.let_in(0.0)
     assert places.free(8, LET_IN_SECONDS - 1) == 0
     assert places.free(8, LET_IN_SECONDS) == 1
 
 
-def test_a_step_that_ends_leaves_its_place() -> None:
-    places = Places()
-    places.read(1)
-    places.step_ended()
-    places.step_ended()
-    assert places.free(8, 0.0) == 8
+def test_a_step_that_ends_leaves_its_place_once() -> None:
+    places = with_steps(8)
+    places.step_ended("s-1")
+    places.step_ended("s-1")
+    assert places.free(8, 0.0) == 1
+
+
+def test_the_end_of_a_step_that_was_not_counted_frees_nothing() -> None:
+    places = with_steps(8)
+    places.step_ended("s-long-ago")
+    assert places.free(8, 0.0) == 0
+
+
+def test_a_list_that_lags_behind_brings_no_step_back() -> None:
+    places = with_steps(8)
+    places.step_ended("s-1")
+    places.read(ids(8))
+    places.steps_came(["s-1"])
+    assert places.active == 7
 
 
 def test_emrs_own_limit_holds_whatever_is_wanted() -> None:
-    places = Places()
-    places.read(256)
-    assert places.free(1000, 0.0) == 0
+    assert with_steps(256).free(1000, 0.0) == 0
 
 
-def test_a_step_of_somebody_else_takes_no_place_of_those_let_in() -> None:
-    places = Places()
-    places.read(3)
-    places.step_came()
-    assert places.active == 3, "the next read counts it"
+def test_a_step_of_somebody_who_was_not_let_in_counts_too() -> None:
+    places = with_steps(3)
+    places.steps_came(["s-other"])
+    assert (places.active, places.free(8, 0.0)) == (4, 4)
+
+
+def test_a_task_that_comes_with_no_new_step_takes_nobodys_place() -> None:
+    places = with_steps(3)
+    places.let_in(0.0)
+    places.steps_came([])
+    assert places.free(8, 0.0) == 4

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 from fakes.emr import MAX_ACTIVE_STEPS, FakeCluster, FakeEmr, denial
 from fakes.event_queue import FakeEventQueue
-from fakes.triggerer import Triggerer, add_steps, clusters, end, later, reads
+from fakes.triggerer import LINGERS_SECONDS, Triggerer, add_steps, clusters, end, later, reads
 
 from airflow_emr_etl.hooks.emr_client import EmrClients
 from airflow_emr_etl.models.step import CommandStep
@@ -29,6 +30,7 @@ class Nightly:
         self.queue: FakeEventQueue | None = None
         self.refused = self.waiting = 0
         self.starts: Counter[int] = Counter()
+        self.seats: Counter[str] = Counter()
         self.most_active = 0
         self.begun: dict[str, float] = {}
         #: Seconds that a place for a running step was empty although tasks waited for their turn.
@@ -70,22 +72,58 @@ class Nightly:
                 break
             except ClientError:
                 self.refused += 1
-        [step_id] = answer["StepIds"]
+        return await self.end_of(number, cluster, answer["StepIds"][0])
+
+    async def pooled_task(self, number: int, most: int) -> str:
+        """The same in a pool, which counts seats, and gives the one of the cluster with the fewest."""
+        self.starts[number] += 1
+        await asyncio.sleep(WORKER_SECONDS)
+        while True:
+            cluster = min(self.made, key=self.load)
+            if self.load(cluster) < most:
+                break
+            self.refused += 1
+            self.waiting += 1
+            trigger = EmrRoomTrigger(
+                cluster_ids=[cluster.id for cluster in self.made], most_active=most, refused=True
+            )
+            [event] = [event async for event in trigger.run()]
+            self.waiting -= 1
+            assert event.payload["status"] == "done"
+            self.starts[number] += 1
+            await asyncio.sleep(WORKER_SECONDS)
+        self.seats[cluster.id] += 1
+        await asyncio.sleep(WORKER_SECONDS)
+        self.seats[cluster.id] -= 1
+        answer = self.emr.add_job_flow_steps(
+            JobFlowId=cluster.id, Steps=[CommandStep(name="x", command=["a"]).to_api()]
+        )
+        return await self.end_of(number, cluster, answer["StepIds"][0])
+
+    def load(self, cluster: FakeCluster) -> int:
+        active = sum(step.state in ("PENDING", "RUNNING") for step in cluster.steps.values())
+        return active + self.seats[cluster.id]
+
+    async def end_of(self, number: int, cluster: FakeCluster, step_id: str) -> str:
         [event] = [event async for event in EmrStepTrigger(cluster_id=cluster.id, step_id=step_id).run()]
         self.starts[number] += 1
         return str(event.payload["step"]["Status"]["State"])
 
-    def run(self, triggerer: Triggerer, tasks: int, most: int) -> list[str]:
+    def run(self, triggerer: Triggerer, tasks: int, most: int, *, pooled: bool = False) -> list[str]:
         ends: list[str] = []
 
         async def main() -> None:
-            each = [self.task(n, self.made[n % len(self.made)], most) for n in range(tasks)]
+            each = [
+                self.pooled_task(n, most) if pooled else self.task(n, self.made[n % len(self.made)], most)
+                for n in range(tasks)
+            ]
             ends.extend(await asyncio.gather(*each))
+            await asyncio.sleep(LINGERS_SECONDS)
 
         triggerer._fiber = self.world.spawn(
             triggerer.process, lambda: triggerer.loop.run_until_complete(main())
         )
-        self.world.run(lambda: bool(ends), seconds=4 * 3600)
+        self.world.run(lambda: bool(ends) and not triggerer.process.fibers, seconds=4 * 3600)
         return ends
 
 
@@ -115,6 +153,23 @@ def test_a_mapped_task_keeps_its_clusters_busy_and_within_their_limits(
     assert calls / (triggerer.world.seconds / 60) < 2 * 20
 
 
+@pytest.mark.parametrize("events", [False, True], ids=["poll", "events"])
+def test_a_mapped_task_in_a_pool_keeps_its_clusters_busy(
+    emr: FakeEmr, triggerer: Triggerer, monkeypatch: pytest.MonkeyPatch, events: bool
+) -> None:
+    tasks, most = 600, 12
+    nightly = Nightly(emr, triggerer, clusters(emr, 2, 0), 4)
+    if events:
+        nightly.queue = FakeEventQueue(triggerer.world)
+        monkeypatch.setattr(EmrClients, "events", nightly.queue)
+    assert nightly.run(triggerer, tasks, most, pooled=True) == ["COMPLETED"] * tasks
+    assert nightly.most_active <= most
+    # Some are let in for a place that a task with a seat, and no step yet, has already.
+    assert sum(nightly.starts.values()) <= 3.4 * tasks
+    assert nightly.idle_seconds < 0.02 * tasks * STEP_SECONDS, nightly.idle_seconds
+    assert reads(emr) - emr.calls["AddJobFlowSteps"] < 2 * 20 * triggerer.world.seconds / 60
+
+
 def test_those_that_came_first_are_let_in_first(emr: FakeEmr, triggerer: Triggerer) -> None:
     [cluster] = clusters(emr, 1, MAX_ACTIVE_STEPS)
     triggers = [EmrRoomTrigger(cluster_ids=[cluster.id]) for _ in range(10)]
@@ -125,6 +180,21 @@ def test_those_that_came_first_are_let_in_first(emr: FakeEmr, triggerer: Trigger
     times = [when for when, _ in found]
     assert times == sorted(times)
     assert all(100 + 100 * number <= when < 200 + 100 * number for number, when in enumerate(times))
+
+
+def test_late_events_of_steps_that_were_not_counted_let_nobody_in(
+    emr: FakeEmr, triggerer: Triggerer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = FakeEventQueue(triggerer.world)
+    monkeypatch.setattr(EmrClients, "events", queue)
+    [cluster] = clusters(emr, 1, 8)
+    first = next(iter(cluster.steps))
+    for number, step_id in enumerate(add_steps(emr, cluster, 3, "COMPLETED")):
+        triggerer.at(100 + number, partial(queue.step, cluster.id, step_id, "COMPLETED"))
+    triggerer.at(900, end(cluster, first))
+    [(when, payload)] = triggerer.run([EmrRoomTrigger(cluster_ids=[cluster.id], most_active=8)])
+    assert payload["status"] == "done"
+    assert when >= 900
 
 
 def test_room_on_any_of_several_clusters_will_do(emr: FakeEmr, triggerer: Triggerer) -> None:
