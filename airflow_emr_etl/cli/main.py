@@ -9,6 +9,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Pi
 
 def _register() -> None:
     from airflow_emr_etl.cli.demo.command import demo
+    from airflow_emr_etl.cli.events import app as events_app
     from airflow_emr_etl.cli.jobs import app as jobs_app
     from airflow_emr_etl.cli.local import app as local_app
     from airflow_emr_etl.cli.logs import app as logs_app
@@ -20,6 +21,7 @@ def _register() -> None:
     app.command()(down)
     app.command()(reap)
     app.add_typer(local_app, name="local")
+    app.add_typer(events_app, name="events")
     app.add_typer(jobs_app, name="jobs")
     app.add_typer(logs_app, name="logs")
 

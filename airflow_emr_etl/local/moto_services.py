@@ -8,14 +8,17 @@ instances. Loaded with the first request, for moto is large.
 from __future__ import annotations
 
 import io
+import json
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from airflow_emr_etl.local.access import Credential
 from airflow_emr_etl.local.protocols import Answer, Call, error_answer
 from airflow_emr_etl.local.s3.service import ACCOUNT_ID
+from airflow_emr_etl.models.emr_event import EmrEvent
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +104,23 @@ class MotoServices:
             return _with_fresh_key(answer)
         return answer
 
+    def deliver(self, event: EmrEvent) -> None:
+        """Send an event to the targets of the rules of the default bus that match it: SQS queues and SNS topics.
+
+        AWS's own events cannot be sent by PutEvents, and moto knows no topic as a target.
+        """
+        with self._lock:
+            if self._app is None:  # then nobody has made a rule
+                return
+        from moto.events.models import events_backends
+
+        for region, backend in list(events_backends[ACCOUNT_ID].items()):
+            document: Any = replace(event, region=region).document()
+            for rule in list(backend.describe_event_bus("default").rules.values()):
+                if rule.state == "ENABLED" and rule.event_pattern.matches_event(document):
+                    for target in list(rule.targets):
+                        _send(target["Arn"], json.dumps(document))
+
     def _application(self) -> Callable[..., Iterable[bytes]]:
         with self._lock:
             if self._app is None:
@@ -120,6 +140,20 @@ class MotoServices:
 
                 BackendDict.reset()
                 self._app = None
+
+
+def _send(arn: str, text: str) -> None:
+    _, _, service, region, account, name = arn.split(":", 5)
+    if service == "sqs":
+        from moto.sqs.models import sqs_backends
+
+        sqs_backends[account][region].send_message(queue_name=name, message_body=text)
+    elif service == "sns":
+        from moto.sns.models import sns_backends
+
+        sns_backends[account][region].get_topic(arn).publish(text)
+    else:
+        log.warning("EMR's events do not come to %s: local EventBridge sends them to SQS and SNS alone", arn)
 
 
 def _run(app: Callable[..., Iterable[bytes]], environ: Mapping[str, Any]) -> Answer:

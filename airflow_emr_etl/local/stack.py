@@ -133,6 +133,7 @@ class LocalAws:
 
     def _start(self, resources: contextlib.ExitStack, *, detached: bool) -> None:
         _import_server()
+        from airflow_emr_etl.local.event_bus import EventBus
         from airflow_emr_etl.local.fault_control import LocalFaults
         from airflow_emr_etl.local.json_dispatch import JsonDispatch
         from airflow_emr_etl.local.moto_services import MotoServices
@@ -162,6 +163,11 @@ class LocalAws:
         moto = MotoServices()
         _count(+1, moto)
         resources.callback(_count, -1, moto)
+        bus = EventBus(moto.deliver)
+        bus.start()
+        resources.callback(bus.stop)
+        if emr is not None and hasattr(emr, "on_events"):
+            emr.on_events = bus.put
         app = LocalAwsApp(
             port=port,
             own_key=self._instance.access_key,

@@ -29,6 +29,7 @@ HELPERS = {
         "emr",
         "emr_client",
         "emr_events",
+        "emr_events_setup",
         "emr_reaper",
         "s3_document",
         "s3_lock",

@@ -21,12 +21,15 @@ from airflow_emr_etl.local.api import ApiError, JsonApi
 from airflow_emr_etl.local.emr import answers
 from airflow_emr_etl.local.emr.faults import EmrFaults
 from airflow_emr_etl.local.emr.machine import Machine, Pace, active_steps, requested_pools
+from airflow_emr_etl.local.emr.notices import Notices
 from airflow_emr_etl.local.emr.processes import end_session, marked_sessions, start_time
 from airflow_emr_etl.local.emr.records import Cluster, Outcome, Params, Pool, Start, StopSignal
 from airflow_emr_etl.local.emr.releases import RELEASE_LABELS, release_version
 from airflow_emr_etl.local.emr.runner import ProcessRunner, StepRunner
 from airflow_emr_etl.local.emr.store import MemoryStore, Records, Store
+from airflow_emr_etl.local.s3.service import ACCOUNT_ID
 from airflow_emr_etl.local.spark_env import SparkEnvironment
+from airflow_emr_etl.models.emr_event import EmrEvent
 from airflow_emr_etl.models.states import CLUSTER_ENDED, CLUSTER_ENDING
 
 PAGE = 50
@@ -89,6 +92,9 @@ class EmrApi(JsonApi):
             lambda cluster_id: cluster_id in self._machine.clusters,
         )
         self._machine = Machine(new_id or _new_id, pace, self.faults)
+        self._notices = Notices(ACCOUNT_ID)
+        #: Is told of each change of a state, with a lock held: it must not wait.
+        self.on_events: Callable[[list[EmrEvent]], None] | None = None
         self._store: Records | None = None
         self._later: list[tuple[datetime, int, Callable[[], None]]] = []
         self._later_count = 0
@@ -120,6 +126,7 @@ class EmrApi(JsonApi):
             self._runner = self._given_runner or self._process_runner(self._state, store, state_id)
         with self._changed:
             self._machine.clusters = {each.id: each for each in store.clusters()}
+            self._notices.know(self._machine.clusters.values())
             self._machine.interrupted(self._clock())
             self._settle()
         if self._drives_itself:
@@ -235,8 +242,11 @@ class EmrApi(JsonApi):
         if store is None or runner is None:
             raise ApiError("InternalServerException", "Local EMR is stopped.", status=500)
         if machine.changed:
-            store.save([machine.clusters[each] for each in machine.changed])
+            changed = [machine.clusters[each] for each in machine.changed]
+            store.save(changed)
             machine.changed.clear()
+            if self.on_events is not None:
+                self.on_events([event for each in changed for event in self._notices.of(each, self._clock())])
             self._changed.notify_all()
         effects, machine.effects = machine.effects, []
         for effect in effects:
