@@ -75,6 +75,7 @@ def get_provider_info() -> dict[str, Any]:
                 "integration-name": _EMR,
                 "python-modules": [
                     "airflow_emr_etl.triggers.emr",
+                    "airflow_emr_etl.triggers.emr_asset",
                     "airflow_emr_etl.triggers.emr_cluster",
                     "airflow_emr_etl.triggers.emr_room",
                     "airflow_emr_etl.triggers.emr_step",

@@ -79,18 +79,21 @@ class EmrClients:
         ``{hostname}`` in the name is this machine's, for a queue to each triggerer.
         """
         from airflow.providers.common.compat.sdk import conf
-        from botocore.config import Config
-
-        from airflow_emr_etl.hooks.emr_events import EmrEventQueue
 
         named = self._extra.get(EVENTS_EXTRA)
         if named is None:
             named = conf.get("emr_etl", "events_queue", fallback="")
-        if not named:
-            return None
+        return self.event_queue(str(named).replace("{hostname}", socket.gethostname())) if named else None
+
+    def event_queue(self, queue: str) -> EmrEventQueue:
+        """A queue of EMR's events, by name, URL or ARN."""
+        from botocore.config import Config
+
+        from airflow_emr_etl.hooks.emr_events import EmrEventQueue
+
         config = Config(retries={"total_max_attempts": 1}, connect_timeout=10, read_timeout=30)
         client = self._hook_of("sqs").get_client_type(region_name=self.region_name, config=config)
-        return EmrEventQueue(client, str(named).replace("{hostname}", socket.gethostname()))
+        return EmrEventQueue(client, queue)
 
     @property
     def _extra(self) -> dict[str, Any]:

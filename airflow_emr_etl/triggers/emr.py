@@ -12,7 +12,7 @@ from airflow_emr_etl.hooks.emr_client import EmrClients
 from airflow_emr_etl.hooks.emr_cluster import EmrClusterHook, cluster_state
 from airflow_emr_etl.hooks.emr_step import EmrStepHook, step_state
 from airflow_emr_etl.hooks.step_keeper import StepKeeper
-from airflow_emr_etl.models.states import CLUSTER_ENDED, STEP_ENDED
+from airflow_emr_etl.models.states import CLUSTER_ENDED, STEP_CANCELLED, STEP_ENDED, STEP_FAILED
 from airflow_emr_etl.triggers.emr_cluster import EmrClusterStateTrigger
 from airflow_emr_etl.triggers.emr_room import EmrRoomTrigger
 from airflow_emr_etl.triggers.ownership import is_over, whatever_comes
@@ -79,7 +79,8 @@ class EmrStepsTrigger(SharedPollingTrigger):
 
     Payload: ``{"status": "done", "steps": [{…}, …]}``, the ``Step`` of EMR for each of ``step_ids`` in their
     order, or ``{"status": "cluster_ended", "cluster": {…}, "steps": [{…}, …]}`` with those that are known. A
-    step that fails does not end the wait for the others: they go on running, and the task must know of it.
+    step that fails does not end the wait for the others, which go on running, and the task must know of it; but
+    with ``fail_fast``: then ``steps`` are those that are known.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class EmrStepsTrigger(SharedPollingTrigger):
         cluster_id: str,
         step_ids: Sequence[str],
         target_states: Sequence[str] = (),
+        fail_fast: bool = False,
         cancel_on_kill: bool = False,
         verify: bool | str | None = None,
         botocore_config: Mapping[str, Any] | None = None,
@@ -97,6 +99,7 @@ class EmrStepsTrigger(SharedPollingTrigger):
         self.cluster_id = cluster_id
         self.step_ids = list(step_ids)
         self.target_states = list(target_states)
+        self.fail_fast = fail_fast
         self.cancel_on_kill = cancel_on_kill
         self.verify = verify
         self.botocore_config = botocore_config
@@ -108,6 +111,7 @@ class EmrStepsTrigger(SharedPollingTrigger):
             "cluster_id": self.cluster_id,
             "step_ids": self.step_ids,
             "target_states": self.target_states,
+            "fail_fast": self.fail_fast,
             "cancel_on_kill": self.cancel_on_kill,
             "verify": self.verify,
             "botocore_config": self.botocore_config,
@@ -131,6 +135,7 @@ class EmrStepsTrigger(SharedPollingTrigger):
             self.cluster_id,
             self.step_ids,
             targets=self.target_states,
+            fail_fast=self.fail_fast,
             pace=pace,
             deadline=instant(self.deadline),
             log=self.log.warning,
@@ -156,6 +161,8 @@ class EmrStepsTrigger(SharedPollingTrigger):
                         "cluster": plain(cluster, "Id", "Name", "Status", "LogUri", "Tags"),
                         "steps": self._steps(),
                     }
+        if self.fail_fast and any(step_state(step) in STEP_FAILED | STEP_CANCELLED for step in self._steps()):
+            return {"status": "done", "steps": self._steps()}
         return None if self._open() else {"status": "done", "steps": self._steps()}
 
     async def on_kill(self) -> None:

@@ -114,7 +114,8 @@ class Found:
 class Wait:
     """What one trigger waits for: steps of a cluster, the cluster itself where ``step_ids`` is None, or room.
 
-    A step is waited for until it has ended or is in one of ``targets``, a cluster likewise. Room is there on one of the
+    A step is waited for until it has ended or is in one of ``targets``, a cluster likewise; with ``fail_fast`` the
+    first step that fails ends the wait for all. Room is there on one of the
     clusters ``room_on`` when it has fewer than ``most_active`` active steps, or has ended.
     """
 
@@ -124,6 +125,7 @@ class Wait:
         "context",
         "deadline",
         "due",
+        "fail_fast",
         "failures",
         "found",
         "future",
@@ -143,6 +145,7 @@ class Wait:
         step_ids: Iterable[str] | None = None,
         *,
         targets: Iterable[str] = (),
+        fail_fast: bool = False,
         room_on: Iterable[str] = (),
         most_active: int = MAX_ACTIVE_STEPS,
         pace: Pace,
@@ -153,6 +156,7 @@ class Wait:
         self.of_steps = step_ids is not None
         self.open = dict.fromkeys(step_ids or ())
         self.targets = frozenset(targets)
+        self.fail_fast = fail_fast
         self.room_on = tuple(room_on)
         self.most_active = most_active
         self.pace = pace
@@ -671,7 +675,8 @@ class Poller:
             if state in STEP_ENDED or state.value in wait.targets:
                 wait.open.pop(step_id, None)
                 self._forget(cluster, step_id, wait)
-                if not wait.open:
+                failed = state in STEP_ENDED and state not in STEP_SUCCEEDED
+                if not wait.open or (wait.fail_fast and failed):
                     wait.end(Found(steps=dict(wait.found), done=True))
 
     def _learn(self, step: dict[str, Any]) -> None:

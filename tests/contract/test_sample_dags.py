@@ -13,7 +13,7 @@ def test_all_sample_dags_import() -> None:
     bag = DagBag(dag_folder=DAGS)
 
     assert bag.import_errors == {}
-    assert {"clickstream_nightly", "emr_reaper"} <= set(bag.dags)
+    assert {"clickstream_nightly", "emr_reaper", "emr_step_events"} <= set(bag.dags)
 
 
 def test_the_cluster_comes_up_after_the_logs_are_whole_and_goes_down_whatever_happens() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -22,8 +24,19 @@ LOOKS = ("emr:ListSteps", "emr:DescribeStep")
 @pytest.fixture
 def listening(alone: World) -> Iterator[World]:
     """The world with a queue of events, and a triggerer that reads it."""
-    env = alone.aws.env()
-    clients = {
+    setup = EmrEventsSetup(clients_of(alone))
+    setup.setup([QUEUE])
+    restart(alone, {SETTING: QUEUE})
+    yield alone
+    alone.aws.faults.clear()
+    alone.airflow.environment.pop(SETTING)
+    restart(alone, {})
+    setup.teardown([QUEUE])
+
+
+def clients_of(world: World) -> dict[str, Any]:
+    env = world.aws.env()
+    return {
         service: boto3.client(
             service,
             endpoint_url=env["AWS_ENDPOINT_URL"],
@@ -33,14 +46,6 @@ def listening(alone: World) -> Iterator[World]:
         )
         for service in ("events", "sqs", "sns")
     }
-    setup = EmrEventsSetup(clients)
-    setup.setup([QUEUE])
-    restart(alone, {SETTING: QUEUE})
-    yield alone
-    alone.aws.faults.clear()
-    alone.airflow.environment.pop(SETTING)
-    restart(alone, {})
-    setup.teardown([QUEUE])
 
 
 def restart(world: World, variables: dict[str, str]) -> None:
@@ -112,3 +117,39 @@ def test_tasks_end_well_when_the_queue_is_lost(listening: World) -> None:
     run = deferred_pair(listening, "events-lost")
     listening.aws.faults.add("sqs:ReceiveMessage", "access-denied")
     ends_well_in_its_first_try(run)
+
+
+def test_a_step_that_completes_starts_the_sample_dag(alone: World) -> None:
+    setup = EmrEventsSetup(clients_of(alone))
+    setup.setup(["emr-etl-assets"], rule="emr-etl-assets")
+    # Airflow makes the watchers of a DAG that is not paused when it reads the DAG's file.
+    alone.airflow.stop_part("dag-processor")
+    alone.airflow.start_part("dag-processor")
+    emr = alone.emr.client
+    cluster = emr.run_job_flow(
+        Name="events of an asset",
+        ReleaseLabel="emr-7.9.0",
+        ServiceRole="EMR_DefaultRole",
+        JobFlowRole="EMR_EC2_DefaultRole",
+        Instances={
+            "InstanceCount": 1,
+            "MasterInstanceType": "m5.xlarge",
+            "KeepJobFlowAliveWhenNoSteps": True,
+        },
+        Steps=[
+            {"Name": name, "HadoopJarStep": {"Jar": "command-runner.jar", "Args": ["true"]}}
+            for name in ("normalize", "sessionize")
+        ],
+    )["JobFlowId"]
+    steps = {step["Name"]: step["Id"] for step in emr.list_steps(ClusterId=cluster)["Steps"]}
+    logs = alone.airflow.home.path / "logs" / "dag_id=emr_step_events"
+    try:
+        until(lambda: steps["sessionize"] in told(logs), lambda: f"no run of the sample DAG.\n{told(logs)}")
+        assert steps["normalize"] not in told(logs)
+    finally:
+        emr.terminate_job_flows(JobFlowIds=[cluster])
+        setup.teardown(["emr-etl-assets"], rule="emr-etl-assets")
+
+
+def told(logs: Path) -> str:
+    return "".join(path.read_text() for path in logs.rglob("*.log"))

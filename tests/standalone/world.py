@@ -232,7 +232,8 @@ def a_world(folder: Path) -> Iterator[World]:
     held = folder / "held"
     held.mkdir(parents=True)
     dags = shutil.copytree(DAGS, folder / "dags")
-    shutil.copy(SAMPLES / "emr_reaper.py", dags)
+    for sample in ("emr_reaper.py", "emr_step_events.py"):
+        shutil.copy(SAMPLES / sample, dags)
     with contextlib.ExitStack() as stack:
         aws = stack.enter_context(LocalAws(folder / "state", services=_unhurried))
         database = stack.enter_context(AirflowDatabase(folder / "database"))
@@ -242,7 +243,7 @@ def a_world(folder: Path) -> Iterator[World]:
         world = World(aws, airflow, database, EmrSeen(aws.env()), held)
         airflow.start()
         until(
-            lambda: world.api.dags() >= {"late_trigger", REAPER},
+            lambda: world.api.dags() >= {"late_trigger", "emr_step_events", REAPER},
             lambda: f"no DAGs\n{world.api.import_errors()}",
         )
         for dag_id in world.api.dags() - {REAPER}:

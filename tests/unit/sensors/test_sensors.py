@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,6 +16,7 @@ from moto import mock_aws
 from airflow_emr_etl.exceptions import (
     ClusterFailedError,
     ClusterLostError,
+    ConfigurationError,
     MissingInputError,
     StepFailedError,
 )
@@ -155,3 +157,81 @@ def test_a_step_whose_cluster_has_gone(emr: FakeEmr) -> None:
     emr.end(cluster_id, "INSTANCE_FAILURE", "gone")
     with pytest.raises(ClusterLostError):
         run(EmrStepSensor(task_id="t", cluster_id=cluster_id, step_id=step_id))
+
+
+@pytest.fixture
+def three(emr: FakeEmr) -> tuple[str, list[str]]:
+    """A cluster with three running steps; nothing moves by itself."""
+    cluster_id = emr.run_job_flow(**ClusterSpec(name="x").to_api())["JobFlowId"]
+    steps = [CommandStep(name=name, command=["true"]).to_api() for name in ("a", "b", "c")]
+    ids = emr.add_job_flow_steps(JobFlowId=cluster_id, Steps=steps)["StepIds"]
+    emr.frozen = True
+    for step in emr.clusters[cluster_id].steps.values():
+        step.state = "RUNNING"
+    return cluster_id, ids
+
+
+def of_steps(three: tuple[str, list[str]], **kwargs: Any) -> EmrStepSensor:
+    return EmrStepSensor(task_id="t", cluster_id=three[0], **{"step_ids": three[1], **kwargs})
+
+
+def become(emr: FakeEmr, three: tuple[str, list[str]], *states: str) -> None:
+    for step_id, state in zip(three[1], states, strict=True):
+        emr.clusters[three[0]].steps[step_id].state = state
+
+
+def test_several_steps_are_waited_for(emr: FakeEmr, three: tuple[str, list[str]]) -> None:
+    become(emr, three, "COMPLETED", "COMPLETED", "COMPLETED")
+    assert run(of_steps(three)) == dict.fromkeys(three[1], "COMPLETED")
+
+
+@pytest.mark.parametrize("form", [json.dumps, ",".join, tuple])
+def test_step_ids_as_they_render(emr: FakeEmr, three: tuple[str, list[str]], form: Any) -> None:
+    become(emr, three, "COMPLETED", "COMPLETED", "COMPLETED")
+    assert list(run(of_steps(three, step_ids=form(three[1])))) == three[1]
+
+
+@pytest.mark.parametrize("given", ["", "[]", [], "None", [1], [""], "a,,b", "{}"])
+def test_step_ids_that_are_none(given: Any) -> None:
+    sensor = EmrStepSensor(task_id="t", cluster_id="j-1", step_ids=given)
+    if given == "None":
+        assert sensor.wanted == ["None"]  # EMR says that there is no such step
+        return
+    with pytest.raises(ConfigurationError, match="step_ids of task t"):
+        _ = sensor.wanted
+
+
+@pytest.mark.parametrize("ids", [{}, {"step_id": "s-1", "step_ids": ["s-2"]}])
+def test_which_steps_must_be_said_once(ids: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="step_id and step_ids"):
+        EmrStepSensor(task_id="t", cluster_id="j-1", **ids)
+
+
+def test_all_that_failed_are_named_and_all_others_were_waited_for(
+    emr: FakeEmr, three: tuple[str, list[str]]
+) -> None:
+    become(emr, three, "FAILED", "RUNNING", "FAILED")
+    assert not of_steps(three, deferrable=False).poke(FakeTaskInstance().context)
+    become(emr, three, "FAILED", "COMPLETED", "FAILED")
+    with pytest.raises(AirflowFailException, match="2 of 3 steps have failed") as told:
+        run(of_steps(three))
+    assert three[1][0] in str(told.value)
+    assert three[1][2] in str(told.value)
+
+
+def test_fail_fast_does_not_wait_for_the_others(emr: FakeEmr, three: tuple[str, list[str]]) -> None:
+    become(emr, three, "RUNNING", "FAILED", "RUNNING")
+    with pytest.raises(AirflowFailException, match=three[1][1]):
+        run(of_steps(three, fail_fast=True))
+
+
+def test_a_cluster_that_ends_under_several_steps(emr: FakeEmr, three: tuple[str, list[str]]) -> None:
+    become(emr, three, "COMPLETED", "RUNNING", "RUNNING")
+    emr.clusters[three[0]].state = "TERMINATED_WITH_ERRORS"
+    with pytest.raises(Exception, match=three[0]):
+        run(of_steps(three))
+
+
+def test_several_steps_that_do_not_end(emr: FakeEmr, three: tuple[str, list[str]]) -> None:
+    with pytest.raises(AirflowSensorTimeout, match="All 3 steps"):
+        of_steps(three, timeout=0).execute(FakeTaskInstance().context)

@@ -165,6 +165,18 @@ def test_a_trigger_of_several_steps_waits_for_all(emr: FakeEmr, triggerer: Trigg
     assert 200 <= when < 240
 
 
+def test_fail_fast_ends_with_the_first_failure(emr: FakeEmr, triggerer: Triggerer) -> None:
+    [cluster] = clusters(emr, 1, 3)
+    ids = list(cluster.steps)
+    trigger = EmrStepsTrigger(cluster_id=cluster.id, step_ids=ids, fail_fast=True)
+    triggerer.at(100, end(cluster, ids[0]))
+    triggerer.at(200, end(cluster, ids[1], "FAILED"))
+    [(when, payload)] = triggerer.run([trigger])
+    assert 200 <= when < 240
+    states = {step["Id"]: step["Status"]["State"] for step in payload["steps"]}
+    assert (states[ids[0]], states[ids[1]]) == ("COMPLETED", "FAILED")
+
+
 def test_nothing_to_wait_for_is_done(emr: FakeEmr, triggerer: Triggerer) -> None:
     [cluster] = clusters(emr, 1, 0)
     [(_, payload)] = triggerer.run([EmrStepsTrigger(cluster_id=cluster.id, step_ids=[])])
