@@ -14,9 +14,9 @@ from airflow_emr_etl.models.emr_event import EmrEvent
 
 MOST_MESSAGES: Final = 10
 """SQS gives, and deletes, no more in one call."""
-_ARN: Final = re.compile(r"arn:[\w-]+:sqs:[\w-]+:(\d{12}):([\w-]{1,80}(?:\.fifo)?)")
-_URL: Final = re.compile(r"https?://[^/]+/(\d{12})/[\w-]{1,80}(?:\.fifo)?/?")
-_NAME: Final = re.compile(r"[\w-]{1,80}(?:\.fifo)?")
+_ARN: Final = re.compile(r"arn:[\w-]+:sqs:[\w-]+:(\d{12}):([\w-]{1,80}(?:\.fifo)?)", re.ASCII)
+_URL: Final = re.compile(r"https?://[^/\s]+/(\d{12})/[\w-]{1,80}(?:\.fifo)?/?", re.ASCII)
+_NAME: Final = re.compile(r"[\w-]{1,80}(?:\.fifo)?", re.ASCII)
 _NO_QUEUE: Final = ("NonExistentQueue", "QueueDoesNotExist")
 _GONE: Final = ("ReceiptHandleIsInvalid", "InvalidParameterValue")
 

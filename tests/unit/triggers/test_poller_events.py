@@ -9,7 +9,7 @@ from fakes.emr import FakeCluster, FakeEmr, outage
 from fakes.event_queue import FakeEventQueue
 from fakes.triggerer import Ends, Triggerer, clusters, end, later, reads, waiting_for
 
-from airflow_emr_etl.exceptions import AccessDeniedError, ServiceUnavailableError
+from airflow_emr_etl.exceptions import AccessDeniedError, ConfigurationError, ServiceUnavailableError
 from airflow_emr_etl.hooks.emr_client import EmrClients
 from airflow_emr_etl.triggers.emr import EmrJobFlowTrigger, EmrStepsTrigger
 from airflow_emr_etl.triggers.emr_cluster import EmrClusterStateTrigger
@@ -230,6 +230,21 @@ def test_a_queue_that_is_not_there_is_waited_for(
     found = triggerer.run([short, long])
     assert 100 <= found[0][0] < 140
     assert 900 <= found[1][0] < 902
+
+
+def test_a_setting_that_is_no_queue_is_done_without(
+    emr: FakeEmr, triggerer: Triggerer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(clients: EmrClients) -> None:
+        raise ConfigurationError("'a b' is not an SQS queue.")
+
+    monkeypatch.setattr(EmrClients, "events", property(wrong))
+    [cluster] = clusters(emr, 1, 1)
+    [trigger] = waiting_for(cluster)
+    triggerer.at(100, end(cluster, trigger.step_id))
+    [(when, payload)] = triggerer.run([trigger])
+    assert payload["status"] == "done"
+    assert 100 <= when < 140
 
 
 def test_clusters_are_heard_of_too(emr: FakeEmr, triggerer: Triggerer, queue: FakeEventQueue) -> None:
