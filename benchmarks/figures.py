@@ -21,6 +21,7 @@ class Figures:
     name: str
     figures: list[dict[str, Any]] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
+    quiet: bool = False
 
     def add(
         self,
@@ -46,7 +47,8 @@ class Figures:
             **more,
         }
         self.figures.append(row)
-        print(json.dumps(row))
+        if not self.quiet:
+            print(json.dumps(row))
 
     def write(self) -> Path:
         FOLDER.mkdir(parents=True, exist_ok=True)
@@ -59,7 +61,8 @@ class Figures:
             **self.notes,
         }
         path.write_text(json.dumps(document, indent=2) + "\n")
-        print(f"wrote {path}")
+        if not self.quiet:
+            print(f"wrote {path}")
         return path
 
 

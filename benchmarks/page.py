@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import FOLDER
+from benchmarks.waiting_page import section as waiting_section
 
 DOCS = Path("docs")
 KEPT = DOCS / "bench"
@@ -15,9 +16,10 @@ KEPT = DOCS / "bench"
 INTRODUCTION = """\
 # Benchmarks
 
-Drawn by `make bench-page` from the figures in `docs/bench/`, which `make bench-local`, `make bench-demo` and
-`make bench-exactly-once` write. Ours and the peer take turns in one run on one machine; seconds are medians. Seconds
-drift from machine to machine, ratios hardly do; counts do not drift at all, since they come from virtual time.
+Drawn by `make bench-page` from the figures in `docs/bench/`, which `make bench-local`, `make bench-demo`,
+`make bench-exactly-once` and `make bench-waiting` write. Ours and the peer run on one machine in one run; seconds are
+medians. Seconds drift from machine to machine, ratios hardly do; the counts of `bench-exactly-once` do not drift at
+all, since they come from virtual time. [Waiting](#waiting) has a table of its own.
 """
 
 MEANING = {
@@ -50,9 +52,12 @@ def main() -> None:
     KEPT.mkdir(parents=True, exist_ok=True)
     for path in FOLDER.glob("*.json"):
         shutil.copy(path, KEPT / path.name)
-    rows, details = [], []
+    rows, details, waiting = [], [], ""
     for path in sorted(KEPT.glob("*.json"), reverse=True):
         document = json.loads(path.read_text())
+        if path.stem == "waiting":
+            waiting = waiting_section(document, DOCS)
+            continue
         machine = document["machine"]
         for figure in document["figures"]:
             rows.append(_row(figure))
@@ -61,7 +66,9 @@ def main() -> None:
             f"`{path.name}`: {document['measured_at'][:10]}, {machine['cores']} cores, Python {machine['python']}.\n"
         )
     table = "| figure | ours | peer | ratio |\n|---|--:|--:|--:|\n" + "".join(rows)
-    (DOCS / "benchmarks.md").write_text("\n".join([INTRODUCTION, table, *details]))
+    (DOCS / "benchmarks.md").write_text(
+        "\n".join([INTRODUCTION, table, *details, *([waiting] if waiting else [])])
+    )
 
 
 def _row(figure: dict[str, Any]) -> str:
