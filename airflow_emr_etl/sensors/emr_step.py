@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Sequence
 from typing import Any
 
 from airflow_emr_etl.exceptions import ConfigurationError, EmrEtlError, WaitTimeoutError
 from airflow_emr_etl.hooks.emr_cluster import cluster_failure
-from airflow_emr_etl.hooks.emr_step import step_failure, step_state
+from airflow_emr_etl.hooks.emr_step import EmrStepHook, step_failure, step_state
 from airflow_emr_etl.models.states import STEP_ENDED, STEP_SUCCEEDED
 from airflow_emr_etl.sensors.waiting import WaitingSensor
 from airflow_emr_etl.triggers.emr import EmrStepsTrigger
@@ -53,18 +54,11 @@ class EmrStepSensor(WaitingSensor):
         """The ids, rendered, each once. Raises ConfigurationError."""
         if self.step_ids is None:
             return [str(self.step_id)]
-        given: Any = self.step_ids
-        if isinstance(given, str):
-            try:
-                given = json.loads(given)
-            except ValueError:
-                given = given.split(",")
-        ids = (
-            [each.strip() for each in given if isinstance(each, str)]
-            if isinstance(given, list | tuple)
-            else []
-        )
-        if not ids or not all(ids) or len(ids) != len(given):
+        given = _parsed(self.step_ids) if isinstance(self.step_ids, str) else self.step_ids
+        # A mapped task's output is a sequence that is no list.
+        items = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else []
+        ids = [each.strip() for each in items if isinstance(each, str)]
+        if not ids or not all(ids) or len(ids) != len(items):
             raise ConfigurationError(
                 f"The step_ids of task {self.task_id} are {self.step_ids!r}. Give the ids of one or more steps: a "
                 "list, a template that renders to one, or text with commas between them."
@@ -103,17 +97,40 @@ class EmrStepSensor(WaitingSensor):
         return states if self.step_id is None else states[self.step_id]
 
     def in_vain(self) -> EmrEtlError:
-        ids = self.wanted
-        told = (
-            f"Step {ids[0]}"
-            if len(ids) == 1
-            else f"All {len(ids)} steps, {', '.join(ids[:5])}{' …' * (len(ids) > 5)},"
-        )
+        wanted = self.wanted
+        still = self._open_ids() or wanted
+        some = ", ".join(still[:5]) + " …" * (len(still) > 5)
+        told = f"Step {some}" if len(wanted) == 1 else f"{len(still)} of {len(wanted)} steps, {some},"
         return WaitTimeoutError(
             f"{told} on {self.cluster_id} did not end within {self.timeout:g} seconds.",
             cluster_id=self.cluster_id,
-            step_id=ids[0] if len(ids) == 1 else None,
+            step_id=wanted[0] if len(wanted) == 1 else None,
         )
+
+    def _open_ids(self) -> list[str]:
+        """Of several steps, those that go on now; all where EMR does not say."""
+        wanted = self.wanted
+        if len(wanted) == 1:
+            return wanted
+        hook = EmrStepHook(self.aws_conn_id, self.region_name)
+        try:
+            ended = {
+                step["Id"] for step in hook.list_steps(self.cluster_id, step_ids=wanted) if _has_ended(step)
+            }
+        except EmrEtlError as error:
+            self.log.warning("Cannot look which steps go on: %s", error)
+            return wanted
+        return [step_id for step_id in wanted if step_id not in ended]
+
+
+def _parsed(text: str) -> Any:
+    """A list as JSON, as Python writes it, which is what a template makes of one, or with commas between."""
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            return parse(text)
+        except (ValueError, SyntaxError):
+            continue
+    return [] if text.lstrip().startswith(("[", "(")) else text.split(",")
 
 
 def _has_ended(step: dict[str, Any]) -> bool:

@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import random
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Hashable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Final, Literal
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
-from airflow_emr_etl.exceptions import ConfigurationError, EmrEtlError
-from airflow_emr_etl.hooks.aws_errors import translate
+from airflow_emr_etl.exceptions import ConfigurationError
 from airflow_emr_etl.hooks.emr_client import EmrClients
 from airflow_emr_etl.hooks.emr_events import EmrEventQueue
 from airflow_emr_etl.models.emr_event import EmrEvent
 from airflow_emr_etl.models.intent import without_mark
 from airflow_emr_etl.models.states import ClusterState, StepState
-from airflow_emr_etl.triggers.event_listener import shared_listener
-from airflow_emr_etl.triggers.polling import in_task_thread
+from airflow_emr_etl.triggers.event_inbox import EventInbox
 
+HOLD_SECONDS: Final = 30.0
+"""Before Airflow 3.3, which tells when an event is stored: from an event to the end of its message."""
 _STATES: Final[dict[str, frozenset[str]]] = {
     "step": frozenset(state.value for state in StepState),
     "cluster": frozenset(state.value for state in ClusterState),
 }
 _SUCCESSES: Final = {"step": ("COMPLETED",), "cluster": ("TERMINATED",)}
-_MOST_SEEN: Final = 10_000
-_PAUSE_SECONDS: Final = 2.0
-_LONGEST_PAUSE_SECONDS: Final = 60.0
 
 
 class EmrEventTrigger(BaseEventTrigger):
@@ -37,17 +33,18 @@ class EmrEventTrigger(BaseEventTrigger):
     ::
 
         done = Asset("sessions", watchers=[AssetWatcher(
-            name="sessionize", trigger=EmrEventTrigger(queue="emr-etl-assets", name="sessionize"))])
+            name="sessionize", trigger=EmrEventTrigger(queue="emr-etl-sessions", name="sessionize"))])
 
     The payload, which the DAG's ``triggering_asset_events`` have as ``extra["payload"]``: ``event_id``, ``cluster_id``,
     ``step_id`` (None for a cluster), ``name`` without this package's mark, ``state``, ``time`` (UTC, ISO) and
     ``message``.
 
-    A message is deleted some seconds after its event was given to Airflow, so one that dies meanwhile gets it
-    again: an event comes at least once. What ends the trigger is Airflow alone; errors are ridden out.
+    A message is deleted when its event is in Airflow's database; before Airflow 3.3, some time after it was given
+    to Airflow. Whoever dies before that gets it again, so an event comes at least once. Errors are ridden out:
+    Airflow would start a watcher that fails anew every second.
 
-    :param queue: name, URL or ARN of an SQS queue that `emr-etl events setup` feeds, for asset events alone. Watchers
-        of one queue all see its events
+    :param queue: name, URL or ARN of an SQS queue that ``emr-etl events setup`` feeds, for this watcher alone: what
+        it does not want, it deletes
     :param on: whether steps or clusters are watched
     :param states: EMR's names; by default COMPLETED for steps and TERMINATED for clusters
     :param name: pattern with ``*`` and ``?`` for the step's or cluster's name
@@ -80,8 +77,6 @@ class EmrEventTrigger(BaseEventTrigger):
             raise ConfigurationError(
                 f"A {on} is never {' or '.join(sorted(strange))}. Its states are {', '.join(sorted(_STATES[on]))}."
             )
-        self._heard: asyncio.Queue[EmrEvent | EmrEtlError] | None = None
-        self._seen: OrderedDict[str, None] = OrderedDict()
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         return f"{type(self).__module__}.{type(self).__qualname__}", {
@@ -100,47 +95,45 @@ class EmrEventTrigger(BaseEventTrigger):
         _ = queue.url
         return queue
 
+    def inbox(self) -> EventInbox:
+        return EventInbox(self.connect, self._wants)
+
+    # Before Airflow 3.3
+
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        failures = 0
-        heard = self._heard = asyncio.Queue()
-        while True:
-            try:
-                queue = await in_task_thread(self.connect)
-                listener = shared_listener(queue.url, queue)
-                listener.subscribe(self)
-                try:
-                    while not isinstance(found := await heard.get(), EmrEtlError):
-                        failures = 0
-                        yield TriggerEvent(_payload(found))  # type: ignore[no-untyped-call]
-                finally:
-                    listener.unsubscribe(self)
-                failure = found
-            except Exception as error:
-                failure = translate(error)
-            failures += 1
-            if failures & (failures - 1) == 0:
-                self.log.warning(
-                    "EMR's events cannot be read from %s, will try again: %s", self.queue, failure
-                )
-            longest = min(_LONGEST_PAUSE_SECONDS, _PAUSE_SECONDS * 2.0 ** min(failures - 1, 16))
-            await asyncio.sleep(longest * (0.5 + random.random() / 2))
+        inbox, now = self.inbox(), asyncio.get_running_loop().time
+        held: deque[tuple[float, str]] = deque()
+        try:
+            while True:
+                for event in await inbox.receive():
+                    yield _told(event)
+                    held.append((now(), event.id))
+                due = []
+                while held and held[0][0] <= now() - HOLD_SECONDS:
+                    due.append(held.popleft()[1])
+                await inbox.done(due)
+        finally:
+            inbox.close()
 
-    # What the listener tells
+    # Since Airflow 3.3, which tells the producer of each event that is stored
 
-    def heard(self, event: EmrEvent) -> None:
-        assert self._heard is not None
-        if self._wants(event) and event.id not in self._seen:
-            self._seen[event.id] = None
-            if len(self._seen) > _MOST_SEEN:
-                self._seen.popitem(last=False)
-            self._heard.put_nowait(event)
+    def shared_stream_key(self) -> Hashable | None:
+        """Its own alone: a watcher that joined others later would miss what they have read."""
+        if not hasattr(BaseEventTrigger, "create_shared_stream_producer"):
+            return None
+        return repr(self.serialize())
 
-    def events_changed(self) -> None:
-        """It waits for events, reliable or not: there is nothing else to do."""
+    @classmethod
+    def create_shared_stream_producer(cls, kwargs: dict[str, Any]) -> Any:
+        from airflow_emr_etl.triggers.event_producer import EventProducer
 
-    def events_ended(self, failure: EmrEtlError) -> None:
-        assert self._heard is not None
-        self._heard.put_nowait(failure)
+        return EventProducer(cls(**kwargs).inbox())
+
+    async def filter_shared_stream(
+        self, shared_stream: AsyncIterator[EmrEvent]
+    ) -> AsyncIterator[TriggerEvent]:
+        async for event in shared_stream:
+            yield _told(event)
 
     def _wants(self, event: EmrEvent) -> bool:
         return (
@@ -151,13 +144,15 @@ class EmrEventTrigger(BaseEventTrigger):
         )
 
 
-def _payload(event: EmrEvent) -> dict[str, Any]:
-    return {
-        "event_id": event.id,
-        "cluster_id": event.cluster_id,
-        "step_id": event.step_id,
-        "name": without_mark(event.name),
-        "state": event.state,
-        "time": event.time.isoformat(),
-        "message": event.message,
-    }
+def _told(event: EmrEvent) -> TriggerEvent:
+    return TriggerEvent(  # type: ignore[no-untyped-call]
+        {
+            "event_id": event.id,
+            "cluster_id": event.cluster_id,
+            "step_id": event.step_id,
+            "name": without_mark(event.name),
+            "state": event.state,
+            "time": event.time.isoformat(),
+            "message": event.message,
+        }
+    )

@@ -37,7 +37,17 @@ HELPERS = {
     },
     "operators": {"base", "drop_in", "failures", "waiting"},
     "sensors": {"waiting"},
-    "triggers": {"event_listener", "ownership", "places", "poller", "polling", "polling_schedule", "shared"},
+    "triggers": {
+        "event_inbox",
+        "event_listener",
+        "event_producer",
+        "ownership",
+        "places",
+        "poller",
+        "polling",
+        "polling_schedule",
+        "shared",
+    },
 }
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,7 +9,7 @@ import boto3
 import pytest
 from airflow.exceptions import AirflowFailException, AirflowSkipException, TaskDeferred
 from airflow.providers.common.compat.sdk import AirflowSensorTimeout
-from fakes.emr import FakeEmr
+from fakes.emr import FakeEmr, denial
 from fakes.task_instance import FakeTaskInstance
 from moto import mock_aws
 
@@ -185,18 +185,28 @@ def test_several_steps_are_waited_for(emr: FakeEmr, three: tuple[str, list[str]]
     assert run(of_steps(three)) == dict.fromkeys(three[1], "COMPLETED")
 
 
-@pytest.mark.parametrize("form", [json.dumps, ",".join, tuple])
+class Lazy(Sequence[str]):
+    """As the output of a mapped task is rendered."""
+
+    def __init__(self, items: list[str]) -> None:
+        self._items = items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, at: Any) -> Any:
+        return self._items[at]
+
+
+@pytest.mark.parametrize("form", [json.dumps, ",".join, tuple, str, Lazy])
 def test_step_ids_as_they_render(emr: FakeEmr, three: tuple[str, list[str]], form: Any) -> None:
     become(emr, three, "COMPLETED", "COMPLETED", "COMPLETED")
     assert list(run(of_steps(three, step_ids=form(three[1])))) == three[1]
 
 
-@pytest.mark.parametrize("given", ["", "[]", [], "None", [1], [""], "a,,b", "{}"])
+@pytest.mark.parametrize("given", ["", "[]", [], "None", [1], [""], "a,,b", "{}", "['a'", "1"])
 def test_step_ids_that_are_none(given: Any) -> None:
     sensor = EmrStepSensor(task_id="t", cluster_id="j-1", step_ids=given)
-    if given == "None":
-        assert sensor.wanted == ["None"]  # EMR says that there is no such step
-        return
     with pytest.raises(ConfigurationError, match="step_ids of task t"):
         _ = sensor.wanted
 
@@ -233,5 +243,12 @@ def test_a_cluster_that_ends_under_several_steps(emr: FakeEmr, three: tuple[str,
 
 
 def test_several_steps_that_do_not_end(emr: FakeEmr, three: tuple[str, list[str]]) -> None:
-    with pytest.raises(AirflowSensorTimeout, match="All 3 steps"):
+    become(emr, three, "RUNNING", "COMPLETED", "RUNNING")
+    first, _, last = three[1]
+    with pytest.raises(AirflowSensorTimeout, match=f"2 of 3 steps, {first}, {last}, on {three[0]}"):
         of_steps(three, timeout=0).execute(FakeTaskInstance().context)
+    with pytest.raises(AirflowSensorTimeout, match=f"2 of 3 steps, {first}, {last},"):
+        of_steps(three, timeout=60).execute_complete(FakeTaskInstance().context, {"status": "timeout"})
+    emr.errors["ListSteps"] = [denial("ListSteps")]
+    with pytest.raises(AirflowSensorTimeout, match="3 of 3 steps"):
+        of_steps(three).execute_complete(FakeTaskInstance().context, {"status": "timeout"})

@@ -43,7 +43,7 @@ def watch(triggerer: Triggerer, *triggers: EmrEventTrigger, seconds: float = 300
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         await asyncio.sleep(6)
-        assert [each for each in asyncio.all_tasks() if "Listener" in str(each.get_coro())] == []
+        assert asyncio.all_tasks() == {asyncio.current_task()}
         ended.append(True)
 
     triggerer._fiber = triggerer.world.spawn(
@@ -75,23 +75,36 @@ def test_each_step_that_completes_is_an_event(
     }
 
 
-def test_what_is_watched_is_chosen(emr: FakeEmr, triggerer: Triggerer, queue: FakeEventQueue) -> None:
+def test_what_is_watched_is_chosen(
+    emr: FakeEmr, triggerer: Triggerer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched: list[tuple[dict[str, Any], list[str]]] = [
+        ({"name": "sessionize"}, ["s-1"]),
+        ({"name": "*ize", "states": ["COMPLETED", "FAILED"]}, ["s-1", "s-2", "s-3"]),
+        ({"cluster_id": "j-2"}, ["s-2"]),
+        ({"on": "cluster", "states": ["TERMINATED", "TERMINATED_WITH_ERRORS"]}, ["j-2"]),
+        ({"on": "cluster"}, []),
+    ]
+    queues = {str(number): FakeEventQueue(triggerer.world) for number, _ in enumerate(watched)}
+    monkeypatch.setattr(EmrClients, "event_queue", lambda self, name: queues[name])
     marked = "sessionize [emr-etl 3fa9c1d2e4b50718.77ab01f3.c0.n1.9c1e]"
-    triggerer.at(10, lambda: queue.step("j-1", "s-1", "COMPLETED", name=marked))
-    triggerer.at(20, lambda: queue.step("j-2", "s-2", "COMPLETED", name="normalize"))
-    triggerer.at(30, lambda: queue.step("j-2", "s-3", "FAILED", name="normalize"))
-    triggerer.at(40, lambda: queue.cluster("j-2", "TERMINATED_WITH_ERRORS"))
-    found = watch(
-        triggerer,
-        EmrEventTrigger(queue="q", name="sessionize"),
-        EmrEventTrigger(queue="q", name="*ize", states=["COMPLETED", "FAILED"]),
-        EmrEventTrigger(queue="q", cluster_id="j-2"),
-        EmrEventTrigger(queue="q", on="cluster", states=["TERMINATED", "TERMINATED_WITH_ERRORS"]),
-        EmrEventTrigger(queue="q", on="cluster"),
-    )
+
+    def happen() -> None:
+        for queue in queues.values():
+            queue.step("j-1", "s-1", "COMPLETED", name=marked, after=1)
+            queue.step("j-2", "s-2", "COMPLETED", name="normalize", after=2)
+            queue.step("j-2", "s-3", "FAILED", name="normalize", after=3)
+            queue.cluster("j-2", "TERMINATED_WITH_ERRORS", after=4)
+
+    triggerer.at(10, happen)
+    triggers = [
+        EmrEventTrigger(queue=name, **chosen) for name, (chosen, _) in zip(queues, watched, strict=True)
+    ]
+    found = watch(triggerer, *triggers)
     ids = [[payload["step_id"] or payload["cluster_id"] for _, payload in seen] for seen in found]
-    assert ids == [["s-1"], ["s-1", "s-2", "s-3"], ["s-2"], ["j-2"], []]
+    assert ids == [expected for _, expected in watched]
     assert found[0][0][1]["name"] == "sessionize"
+    assert [queue.messages for queue in queues.values()] == [[]] * 5, "what is not wanted is deleted too"
 
 
 def test_what_comes_twice_is_one_event(emr: FakeEmr, triggerer: Triggerer, queue: FakeEventQueue) -> None:
