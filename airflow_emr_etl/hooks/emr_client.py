@@ -6,6 +6,9 @@ import socket
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
+from airflow_emr_etl.exceptions import EmrEtlError
+from airflow_emr_etl.hooks.aws_errors import translate
+
 if TYPE_CHECKING:
     from airflow_emr_etl.hooks.emr_events import EmrEventQueue
 
@@ -76,14 +79,23 @@ class EmrClients:
     def events(self) -> EmrEventQueue | None:
         """The queue that EMR's events come to; None where neither connection nor configuration names one.
 
-        ``{hostname}`` in the name is this machine's, for a queue to each triggerer.
+        ``{hostname}`` in the name is this machine's, up to the first dot, for a queue to each triggerer.
         """
         from airflow.providers.common.compat.sdk import conf
 
+        hostname = socket.gethostname().partition(".")[0]  # a queue's name has no dots
         named = self._extra.get(EVENTS_EXTRA)
         if named is None:
             named = conf.get("emr_etl", "events_queue", fallback="")
-        return self.event_queue(str(named).replace("{hostname}", socket.gethostname())) if named else None
+        return self.event_queue(str(named).replace("{hostname}", hostname)) if named else None
+
+    @cached_property
+    def events_or_failure(self) -> EmrEventQueue | EmrEtlError | None:
+        """``events``, or why the queue cannot be had."""
+        try:
+            return self.events
+        except Exception as error:
+            return translate(error)
 
     def event_queue(self, queue: str) -> EmrEventQueue:
         """A queue of EMR's events, by name, URL or ARN."""

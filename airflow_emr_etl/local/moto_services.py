@@ -117,9 +117,14 @@ class MotoServices:
         for region, backend in list(events_backends[ACCOUNT_ID].items()):
             document: Any = replace(event, region=region).document()
             for rule in list(backend.describe_event_bus("default").rules.values()):
-                if rule.state == "ENABLED" and rule.event_pattern.matches_event(document):
+                pattern = rule.event_pattern
+                # A rule that is a schedule has an empty pattern, which matches everything.
+                if rule.state == "ENABLED" and pattern.get_pattern() and pattern.matches_event(document):
                     for target in list(rule.targets):
-                        _send(target["Arn"], json.dumps(document))
+                        try:
+                            _send(target["Arn"], json.dumps(document))
+                        except Exception as error:  # such as a queue that somebody has deleted
+                            log.warning("EMR's event did not come to %s: %r", target["Arn"], error)
 
     def _application(self) -> Callable[..., Iterable[bytes]]:
         with self._lock:

@@ -591,7 +591,8 @@ class EmrAddStepsOperator(_EmrOperator):
         if now.phase == "room":
             if event["status"] == "error":
                 raise error_from(event["error"])
-            if self.clock.now() >= datetime.fromisoformat(now.deadline):
+            in_vain = event["status"] == "timeout"
+            if in_vain or self.clock.now() >= datetime.fromisoformat(now.deadline):
                 raise WaitTimeoutError(
                     "There was no room for the steps in time. Set more waiter_max_attempts."
                 )

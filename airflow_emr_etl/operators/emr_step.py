@@ -355,7 +355,9 @@ class EmrStepOperator(EmrOperator):
         if now.phase == "room":
             if event["status"] == "error":
                 raise error_from(event["error"])
-            if self.clock.now() >= datetime.fromisoformat(now.deadline):
+            # A pause ends by its time; a wait for room that does so was in vain, whatever this machine's clock says.
+            in_vain = event["status"] == "timeout" and "cluster_ids" in event
+            if in_vain or self.clock.now() >= datetime.fromisoformat(now.deadline):
                 raise WaitTimeoutError(f"There was no room for the step within {self.wait_timeout}.")
             now.phase = "step"
             return None

@@ -39,7 +39,8 @@ HOLD_SECONDS: Final = 10.0
 DOUBT_SECONDS: Final = 600.0
 """How long events are not relied on once one did not come."""
 _MOST_REMEMBERED: Final = 20_000
-_REMEMBERED_SECONDS: Final = 900.0
+REMEMBERED_SECONDS: Final = 900.0
+"""How long the ends of steps and clusters are remembered."""
 _FAILURES_TO_LOSE: Final = 2
 """In a row, until the queue counts as lost: one can happen at any time."""
 _PAUSE_SECONDS: Final = 1.0
@@ -167,6 +168,8 @@ class EventListener:
             self._give_up(translate(error))
         finally:
             self._on_end()
+            if self._deletions:
+                await asyncio.wait(self._deletions)
             self._threads.shutdown(wait=False)
 
     def _hand_on(self, event: EmrEvent, now: float) -> None:
@@ -178,7 +181,7 @@ class EventListener:
                 return
         while self._remembered:
             oldest = next(iter(self._remembered.values()))[0]
-            if len(self._remembered) <= _MOST_REMEMBERED and oldest >= now - _REMEMBERED_SECONDS:
+            if len(self._remembered) <= _MOST_REMEMBERED and oldest >= now - REMEMBERED_SECONDS:
                 break
             self._remembered.popitem(last=False)
         for subscriber in list(self._subscribers):

@@ -45,10 +45,17 @@ from airflow_emr_etl.hooks.emr_cluster import cluster_state
 from airflow_emr_etl.hooks.emr_step import step_state
 from airflow_emr_etl.models.emr_event import EmrEvent
 from airflow_emr_etl.models.intent import without_mark
-from airflow_emr_etl.models.states import CLUSTER_ENDED, STEP_ACTIVE, STEP_ENDED, STEP_SUCCEEDED, ClusterState
+from airflow_emr_etl.models.states import (
+    CLUSTER_ENDED,
+    STEP_ACTIVE,
+    STEP_ENDED,
+    STEP_SUCCEEDED,
+    ClusterState,
+    StepState,
+)
 from airflow_emr_etl.models.step import MAX_ACTIVE_STEPS
-from airflow_emr_etl.triggers.event_listener import EventListener, shared_listener
-from airflow_emr_etl.triggers.places import Places
+from airflow_emr_etl.triggers.event_listener import REMEMBERED_SECONDS, EventListener, shared_listener
+from airflow_emr_etl.triggers.places import LET_IN_SECONDS, Places
 from airflow_emr_etl.triggers.polling import in_task_thread, plain
 from airflow_emr_etl.triggers.polling_schedule import (
     Allowance,
@@ -200,14 +207,14 @@ class _NobodyWaitsError(asyncio.CancelledError):
 class _Cluster:
     """A cluster on which, or on whose steps, something waits."""
 
-    def __init__(self, cluster_id: str, now: float) -> None:
+    def __init__(self, cluster_id: str, now: float, places: Places) -> None:
         self.id = cluster_id
         self.by_step: dict[str, list[Wait]] = {}
         #: Of the cluster itself.
         self.waits: list[Wait] = []
         #: For room for a step, in the order in which they came.
         self.rooms: list[Wait] = []
-        self.places = Places()
+        self.places = places
         self.allowance = allowance_for_cluster(now)
         #: How far down the list of all steps the oldest was that is waited for.
         self.reach: int | None = None
@@ -218,6 +225,12 @@ class _Cluster:
         self.is_busy = False
         #: To be looked at now, however few calls are wanted: something has happened, or it is the last look.
         self.steps_urgent = self.cluster_urgent = False
+        #: Steps of which an event told that they have ended badly, and how often EMR was asked since.
+        self.told: dict[str, int] = {}
+        #: An event told that the cluster has ended, and EMR was not asked yet.
+        self.told_ended = False
+        #: Calls of the last look at its steps.
+        self.cost = 1
         #: Of the cluster, once it has ended with steps that seem open.
         self.ended: dict[str, Any] | None = None
 
@@ -239,6 +252,18 @@ class _Cluster:
 
 
 _pollers: dict[tuple[asyncio.AbstractEventLoop, Hashable], Poller] = {}
+_left: dict[tuple[asyncio.AbstractEventLoop, str], tuple[float, Places]] = {}
+"""Places of clusters on which nothing waits for the moment, but somebody was let in; and since when."""
+
+
+def _places(loop: asyncio.AbstractEventLoop, cluster_id: str) -> Places:
+    """Those that were left, or new ones."""
+    now = loop.time()
+    for key, (since, _) in list(_left.items()):
+        if key[0].is_closed() or (key[0] is loop and since < now - LET_IN_SECONDS):
+            del _left[key]
+    _, found = _left.pop((loop, cluster_id), (now, Places()))
+    return found
 
 
 def shared_poller(key: Hashable) -> Poller:
@@ -309,22 +334,29 @@ class Poller:
     def _add(self, wait: Wait) -> None:
         now = self._loop.time()
         wait.due = now + _GATHER_SECONDS
+        is_late = wait.seconds_left <= _LAST_LOOK_SECONDS
         self._arm(wait)
         for cluster_id in wait.cluster_ids:
             cluster = self._clusters.get(cluster_id)
             if cluster is None:
-                cluster = self._clusters[cluster_id] = _Cluster(cluster_id, now)
+                places = _places(self._loop, cluster_id)
+                cluster = self._clusters[cluster_id] = _Cluster(cluster_id, now, places)
             if wait.room_on:
+                if not cluster.rooms:
+                    cluster.places.forget_count()  # nobody has kept it up
+                    cluster.steps_urgent = True
                 cluster.rooms.append(wait)
                 cluster.steps_due = min(cluster.steps_due, wait.due)
             elif wait.of_steps:
-                cluster.places.steps_came(wait.open.keys() - cluster.by_step.keys())
+                cluster.places.steps_came(wait.open.keys() - cluster.by_step.keys(), now)
+                cluster.steps_urgent |= is_late
                 for step_id in wait.open:
                     cluster.by_step.setdefault(step_id, []).append(wait)
                 cluster.steps_due = min(cluster.steps_due, wait.due)
             else:
                 cluster.waits.append(wait)
                 cluster.cluster_due = min(cluster.cluster_due, wait.due)
+                cluster.cluster_urgent = True  # it may be there already, and then no event comes
             self._recall(cluster, [*wait.open, None])
         self._wake.set()
         if self._task is None:
@@ -351,6 +383,8 @@ class Poller:
                     waits.remove(wait)
             if cluster.is_idle:
                 del self._clusters[cluster_id]
+                if cluster.places.are_given:
+                    _left[self._loop, cluster_id] = (self._loop.time(), cluster.places)
         if not self._clusters:
             self._wake.set()
 
@@ -370,7 +404,8 @@ class Poller:
             return
         if left <= 0:
             # What has come already counts, if it is seen at once.
-            wait.timer = self._loop.call_later(_LAST_LOOK_SECONDS, wait.end, Found())
+            settling = 0.0 if self._events_settled else _SETTLE_SECONDS
+            wait.timer = self._loop.call_later(settling + _LAST_LOOK_SECONDS, wait.end, Found())
             wait.deadline = None
             return
         if left > _LAST_LOOK_SECONDS:
@@ -476,18 +511,32 @@ class Poller:
             and not cluster.is_busy
             and cluster.allowance.delay(now) < _SHORTEST_SECONDS
         ]
-        may_make_sure = not self._looks_rarely or self._rare.delay(now) < _SHORTEST_SECONDS
-        room = max(0, _MOST_LOOKS - len(self._looks))
-        for cluster in sorted(ready, key=lambda each: (not each.steps_urgent, each.steps_due))[:room]:
-            if cluster.steps_urgent or may_make_sure:
-                may_make_sure &= cluster.steps_urgent or not self._looks_rarely  # one, and see what it costs
-                cluster.is_busy = True
-                self._begin(self._look_at_steps(cluster))
+        turns: list[tuple[bool, float, _Cluster | None]] = [
+            (not cluster.steps_urgent, cluster.steps_due, cluster) for cluster in ready
+        ]
         if not self._looks_at_clusters and self._cluster_allowance.delay(now) < _SHORTEST_SECONDS:
-            due = [each for each in self._clusters.values() if each.cluster_due <= now]
-            if due and (may_make_sure or any(each.cluster_urgent for each in due)):
+            late = [each for each in self._clusters.values() if each.cluster_due <= now]
+            if late:
+                calm = not any(each.cluster_urgent for each in late)
+                turns.append((calm, min(each.cluster_due for each in late), None))
+        for calm, _, cluster in sorted(turns, key=lambda turn: turn[:2]):
+            if len(self._looks) >= _MOST_LOOKS or (calm and not self._may_make_sure(cluster, now)):
+                continue
+            if cluster is None:
                 self._looks_at_clusters = True
                 self._begin(self._look_at_clusters())
+            else:
+                cluster.is_busy = True
+                self._begin(self._look_at_steps(cluster))
+
+    def _may_make_sure(self, cluster: _Cluster | None, now: float) -> bool:
+        """Whether there may be a look for no other reason than to make sure; it counts, if so."""
+        if not self._looks_rarely:
+            return True
+        if self._rare.delay(now) >= _SHORTEST_SECONDS:
+            return False
+        self._rare.spend(now, calls_by_pages(self._live or 0) if cluster is None else cluster.cost)
+        return True
 
     def _begin(self, look: Any) -> None:
         task = self._loop.create_task(look)
@@ -507,7 +556,9 @@ class Poller:
     # Steps
 
     async def _look_at_steps(self, cluster: _Cluster) -> None:
-        cluster.steps_urgent = False
+        was_urgent, cluster.steps_urgent = cluster.steps_urgent, False
+        told = [step_id for step_id in cluster.told if step_id in cluster.by_step]
+        cluster.told = {step_id: cluster.told[step_id] + 1 for step_id in told}
         ended_before, lists = cluster.ended, self._lists_steps
         order = sorted(cluster.by_step, key=lambda step_id: min(w.due for w in cluster.by_step[step_id]))
         now = self._loop.time()
@@ -522,7 +573,14 @@ class Poller:
         looked: set[str] = set()
         asked: set[str] = looked
         calls = 0
+        has_failed = False
         try:
+            for step_id in told:
+                if (
+                    cluster.told.get(step_id, 0) > 1
+                ):  # a list does not show its end yet: asked alone, EMR knows
+                    calls += 1
+                    await self._ask_for_step(cluster, step_id, looked)
             if not lists:
                 for step_id in due:
                     calls += 1
@@ -537,6 +595,7 @@ class Poller:
                 calls = await self._read_lists(cluster, plan, looked)
             asked = {*plan.ids, *due}
             cluster.looks += 1
+            cluster.cost = max(1, calls)
             cluster.allowance.rate = rate_for_cluster(calls, self._longest_interval(cluster))
             self._serve_rooms(cluster)
             if (cluster.by_step or cluster.rooms) and cluster.looks % CLUSTER_CHECK_EVERY == 1:
@@ -547,6 +606,8 @@ class Poller:
                 self._end_with_cluster(cluster, ended_before, looked)
         except EmrEtlError as failure:
             if failure.retryable:
+                has_failed = True
+                cluster.steps_urgent |= was_urgent
                 self._failed(failure, list(cluster.step_waits()))
             elif isinstance(failure, AccessDeniedError) and lists:
                 self._lists_steps = False  # DescribeStep may be allowed
@@ -556,7 +617,7 @@ class Poller:
                     self._fail(wait, failure)
         finally:
             cluster.is_busy = False
-            self._schedule(cluster, asked, haste(len(asked), calls))
+            self._schedule(cluster, asked, haste(len(asked), calls), has_failed)
 
     async def _read_lists(self, cluster: _Cluster, plan: StepsToAsk, looked: set[str]) -> int:
         """Look at steps in a list; the number of calls."""
@@ -601,7 +662,7 @@ class Poller:
             if marker is None or wanted <= looked or calls >= most:
                 cluster.reach = seen
                 if marker is None:
-                    cluster.places.read(active)
+                    cluster.places.read(active, self._loop.time())
                 return calls
             request["Marker"] = marker
 
@@ -619,7 +680,7 @@ class Poller:
                     self._saw_step(cluster, step, looked)
             marker = answer.get("Marker")
             if marker is None:
-                cluster.places.read(active)
+                cluster.places.read(active, self._loop.time())
                 return calls
             request["Marker"] = marker
 
@@ -666,6 +727,7 @@ class Poller:
         looked.add(step_id)
         cluster.missed.pop(step_id, None)
         if state in STEP_ENDED:
+            cluster.told.pop(step_id, None)
             cluster.places.step_ended(step_id)
             self._learn(step)
             self._miss_event(cluster, step)
@@ -718,27 +780,42 @@ class Poller:
         for wait in list(cluster.rooms):
             if not wait.answered and cluster.places.free(wait.most_active, now):
                 cluster.places.let_in(now)
+                self._loop.call_later(LET_IN_SECONDS + 0.1, self._serve_again, cluster.id)
                 wait.end(Found(done=True))
+
+    def _serve_again(self, cluster_id: str) -> None:
+        """Somebody who was let in may not have come."""
+        cluster = self._clusters.get(cluster_id)
+        if cluster is not None:
+            self._serve_rooms(cluster)
 
     @staticmethod
     def _longest_interval(cluster: _Cluster) -> float:
         return min((wait.pace.ceiling for wait in cluster.step_waits()), default=30.0)
 
-    def _schedule(self, cluster: _Cluster, asked: set[str], haste: float) -> None:
+    def _schedule(self, cluster: _Cluster, asked: set[str], haste: float, has_failed: bool) -> None:
         """When the cluster's steps are looked at next."""
         now = self._loop.time()
         due = float("inf")
         for wait in list(cluster.step_waits()):
-            if wait.room_on or wait.open.keys() & asked:
+            if (wait.room_on and not has_failed) or wait.open.keys() & asked:
                 delay = wait.pace.next(to_usual_end=self._to_usual_end(wait), draw=self._draw) / haste
                 wait.due = now + self._before_deadline(wait, self._rarely(delay))
+            for step_id in wait.open.keys() & cluster.told.keys():
+                # An event that came during the look was told for nothing, or EMR lags behind its events.
+                tries = cluster.told[step_id]
+                pause = (
+                    0.0 if tries == 0 else min(_LONGEST_OUTAGE_SECONDS, _OUTAGE_SECONDS * 2.0 ** (tries - 1))
+                )
+                wait.due = min(wait.due, now + pause)
+                cluster.steps_urgent = True
             due = min(due, wait.due)
         cluster.steps_due = now if cluster.ended is not None else due
 
     def _before_deadline(self, wait: Wait, delay: float) -> float:
         """``delay``, or the seconds to the last look where that comes first."""
         last = wait.seconds_left - _LAST_LOOK_SECONDS
-        return min(delay, last) if last > 0 else delay
+        return min(delay, max(last, _LAST_LOOK_SECONDS / 2))
 
     # Clusters
 
@@ -776,7 +853,9 @@ class Poller:
             now = self._loop.time()
             for cluster in every:
                 if cluster.id in looked:
-                    cluster.cluster_due = self._next_of_cluster(cluster, now)
+                    due_next = self._next_of_cluster(cluster, now)
+                    # What was heard during the look counts.
+                    cluster.cluster_due = now if cluster.cluster_urgent else due_next
 
     def _next_of_cluster(self, cluster: _Cluster, now: float) -> float:
         due = float("inf")
@@ -796,9 +875,10 @@ class Poller:
             for summary in answer["Clusters"]:
                 cluster = wanted.get(summary["Id"])
                 state = summary["Status"]["State"]
-                if cluster is not None and not any(state in wait.targets for wait in cluster.waits):
+                is_told = cluster is None or cluster.told_ended  # lists may lag behind events
+                if cluster is not None and not (is_told or any(state in w.targets for w in cluster.waits)):
                     looked.add(cluster.id)
-                    del ask[cluster.id]
+                    ask.pop(cluster.id, None)  # pages are no snapshot: it may be listed twice
             marker = answer.get("Marker")
             if marker is None or not ask:
                 self._live = seen
@@ -817,6 +897,7 @@ class Poller:
                 self._fail(wait, failure)
             return
         looked.add(cluster.id)
+        cluster.told_ended = False
         found = answer["Cluster"]
         state = cluster_state(found)
         told = plain(found, "Id", "Name", "Status", "LogUri", "Tags")
@@ -864,14 +945,17 @@ class Poller:
                 await asyncio.sleep(_SETTLE_SECONDS)
                 continue
             try:
-                queue = clients.events
-                if queue is None:
+                queue = clients.events_or_failure
+                if queue is None or isinstance(queue, EmrEtlError):
+                    if queue is not None:
+                        log.warning("EMR is looked at without events: %s", queue)
                     self._settled()
                     return
                 url = await self._loop.run_in_executor(self._threads, getattr, queue, "url")
                 listener = shared_listener(url, queue)
                 failure = await self._listen(listener)
-                failures = 0
+                if listener.since is not None:
+                    failures = 0
             except Exception as error:
                 failure = translate(error)
             failures += 1
@@ -908,6 +992,7 @@ class Poller:
             if wanted or event.state in _CLUSTER_ENDS:
                 cluster.cluster_due = now
                 cluster.cluster_urgent = True
+                cluster.told_ended |= event.state in _CLUSTER_ENDS
                 self._wake.set()
             return
         if event.state in _STEP_ENDS:
@@ -921,6 +1006,7 @@ class Poller:
             for wait in waits:
                 wait.due = now
             if waits:
+                cluster.told.setdefault(event.step_id, 0)
                 cluster.steps_due = now
                 cluster.steps_urgent = True
                 self._wake.set()
@@ -943,6 +1029,8 @@ class Poller:
     def _hurry_after_rest(self) -> None:
         """Look at everything within its usual time when events can no longer be relied on."""
         rarely = self._looks_rarely
+        if rarely and not self._looked_rarely:
+            self._rare = Allowance(*_RARE_CALLS, now=self._loop.time())
         if self._looked_rarely and not rarely:
             now = self._loop.time()
             for cluster in self._clusters.values():
@@ -959,12 +1047,16 @@ class Poller:
         end = step["Status"].get("Timeline", {}).get("EndDateTime")
         if events is None or events.since is None or not isinstance(end, datetime) or end <= events.since:
             return
+        if step_state(step) is StepState.INTERRUPTED:
+            return
 
         def check() -> None:
             if self._events is events and events.remembered(cluster.id, step["Id"]) is None:
                 events.doubt(f"No event has come of the end of step {step['Id']} on cluster {cluster.id}.")
 
         age = (SYSTEM_CLOCK.now() - end).total_seconds()
+        if age > REMEMBERED_SECONDS - _EVENT_LAG_SECONDS:
+            return  # its event may have come, and been forgotten
         self._loop.call_later(max(0.0, _EVENT_LAG_SECONDS - age), check)
 
     # Calls
@@ -978,7 +1070,6 @@ class Poller:
             await asyncio.sleep(max(delay, _SHORTEST_SECONDS))
         now = self._loop.time()
         self._budget.spend(now)
-        self._rare.spend(now)
         (cluster.allowance if cluster is not None else self._cluster_allowance).spend(now)
         method = _METHODS[operation]
 
@@ -1023,7 +1114,8 @@ class Poller:
         now = self._loop.time()
         for wait in waits:
             wait.due = now + self._before_deadline(wait, self._outage_pause(wait.failures))
-        for cluster in {wait.cluster_id: self._clusters.get(wait.cluster_id) for wait in waits}.values():
+        ids = dict.fromkeys(cluster_id for wait in waits for cluster_id in wait.cluster_ids)
+        for cluster in [self._clusters.get(cluster_id) for cluster_id in ids]:
             if cluster is not None and cluster.cluster_due <= now:
                 cluster.cluster_due = max(now, min((wait.due for wait in cluster.all_waits()), default=now))
 

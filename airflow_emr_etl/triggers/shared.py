@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import AsyncIterator, Hashable
 from typing import Any
 
@@ -50,7 +49,5 @@ class SharedPollingTrigger(PollingTrigger):
 
     def _connected_clients(self) -> EmrClients:
         clients = self.clients()
-        _ = clients.polls
-        with contextlib.suppress(Exception):  # the poller tells, and does without
-            _ = clients.events
+        _ = clients.polls, clients.events_or_failure
         return clients

@@ -121,6 +121,30 @@ def test_clusters_that_come_up_are_looked_up_in_a_list(emr: FakeEmr, triggerer: 
     assert emr.calls["ListClusters"] < 60
 
 
+def test_a_cluster_that_is_listed_twice_does_no_harm(
+    emr: FakeEmr, triggerer: Triggerer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that comes up between two pages moves the last of the first page to the second."""
+    made = clusters(emr, 120, 0)
+    triggers = [
+        EmrClusterStateTrigger(cluster_id=c.id, target_states=["WAITING"], deadline=later(triggerer, 200))
+        for c in made
+    ]
+    listed = emr.list_clusters
+    last: list[Any] = []
+
+    def shifted(**request: Any) -> dict[str, Any]:
+        answer = listed(**request)
+        if "Marker" in request:
+            answer["Clusters"][:0] = last
+        last[:] = answer["Clusters"][-1:]
+        return answer
+
+    monkeypatch.setattr(emr, "list_clusters", shifted)
+    found = triggerer.run(triggers)
+    assert {payload["status"] for _, payload in found} == {"timeout"}
+
+
 def test_a_cluster_that_ends_is_told_whatever_was_waited_for(emr: FakeEmr, triggerer: Triggerer) -> None:
     made = clusters(emr, 2, 0)
     triggerer.at(30, lambda: emr.end(made[0].id, "BOOTSTRAP_FAILURE", "no"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from fakes.emr import FakeCluster, FakeEmr, outage
@@ -11,8 +12,10 @@ from fakes.triggerer import Ends, Triggerer, clusters, end, later, reads, waitin
 
 from airflow_emr_etl.exceptions import AccessDeniedError, ConfigurationError, ServiceUnavailableError
 from airflow_emr_etl.hooks.emr_client import EmrClients
+from airflow_emr_etl.triggers import event_listener
 from airflow_emr_etl.triggers.emr import EmrJobFlowTrigger, EmrStepsTrigger
 from airflow_emr_etl.triggers.emr_cluster import EmrClusterStateTrigger
+from airflow_emr_etl.triggers.emr_room import EmrRoomTrigger
 from airflow_emr_etl.triggers.emr_step import EmrStepTrigger
 from airflow_emr_etl.triggers.event_listener import HOLD_SECONDS
 
@@ -337,3 +340,107 @@ def test_pollers_of_several_kinds_share_one_listener(
     assert 100 <= found[1][0] < 102
     assert 110 <= found[2][0] < 112
     assert queue.receives < 50, "one long poll at a time"
+
+
+@pytest.mark.parametrize("doubted", [False, True], ids=["reliable", "doubted for a while"])
+@pytest.mark.parametrize("number", [15, 60])
+def test_others_are_not_kept_waiting_by_looks_that_only_make_sure(
+    emr: FakeEmr, triggerer: Triggerer, queue: FakeEventQueue, number: int, doubted: bool
+) -> None:
+    made = clusters(emr, number, 30)
+    triggers: list[Any] = waiting_for(*made)
+    for trigger in triggers:
+        triggerer.at(3000, ends(queue, emr.clusters[trigger.cluster_id], trigger.step_id))
+    if doubted:
+        triggerer.at(100, lambda: [each.doubt("A test.") for each in event_listener._listeners.values()])
+    ready = EmrClusterStateTrigger(cluster_id=made[0].id, target_states=["RUNNING", "WAITING"])
+    room = EmrRoomTrigger(cluster_ids=[made[1].id])
+    for late in (ready, room):
+        triggerer.start_later(late, 900)
+    found = triggerer.run([*triggers, ready, room])
+    assert found[-2][0] - 900 < 10
+    assert found[-1][0] - 900 < 10
+
+
+def test_a_lost_event_is_made_up_for_after_a_time_of_doubt(
+    emr: FakeEmr, triggerer: Triggerer, queue: FakeEventQueue
+) -> None:
+    made = clusters(emr, 15, 30)
+    triggers = waiting_for(*made)
+    triggerer.at(100, lambda: [each.doubt("A test.") for each in event_listener._listeners.values()])
+    triggerer.at(1000, ends_unheard(queue, made[0], triggers[0].step_id))
+    for trigger in triggers[1:]:
+        triggerer.at(6000, ends(queue, emr.clusters[trigger.cluster_id], trigger.step_id))
+    found = triggerer.run(triggers)
+    assert found[0][0] < 2500
+
+
+def test_a_step_that_ended_long_ago_casts_no_doubt_on_events(
+    emr: FakeEmr, triggerer: Triggerer, queue: FakeEventQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    [cluster] = clusters(emr, 1, 2)
+    early, long = waiting_for(cluster)
+    again = EmrStepTrigger(cluster_id=cluster.id, step_id=early.step_id)
+    triggerer.at(100, ends(queue, cluster, early.step_id))
+    triggerer.at(4000, ends(queue, cluster, long.step_id))
+    triggerer.start_later(again, 1300)
+    found = triggerer.run([early, long, again])
+    assert found[2][0] - 1300 < 60
+    assert "No event has come" not in caplog.text
+
+
+def test_an_event_that_comes_during_a_look_is_not_forgotten(
+    emr: FakeEmr, triggerer: Triggerer, queue: FakeEventQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [cluster] = clusters(emr, 1, 2)
+    failing, other = waiting_for(cluster)
+    listed = emr.list_steps
+    failed: list[float] = []
+
+    def slow(**request: Any) -> dict[str, Any]:
+        answer = listed(**request)
+        if triggerer.world.seconds > 100 and not failed:
+            failed.append(triggerer.world.seconds)
+            ends(queue, cluster, failing.step_id, "FAILED", after=0.1)()
+            triggerer.world.sleep(1.0)
+        return answer
+
+    monkeypatch.setattr(emr, "list_steps", slow)
+    triggerer.at(3000, ends(queue, cluster, other.step_id))
+    found = triggerer.run([failing, other])
+    assert found[0][1]["step"]["Status"]["State"] == "FAILED"
+    assert found[0][0] - failed[0] < 5
+
+
+def test_emr_may_lag_behind_its_events(emr: FakeEmr, triggerer: Triggerer, queue: FakeEventQueue) -> None:
+    [cluster] = clusters(emr, 1, 30)
+    failing, *others = waiting_for(cluster)
+    triggerer.at(100, lambda: queue.step(cluster.id, failing.step_id, "FAILED"))
+    triggerer.at(105, end(cluster, failing.step_id, "FAILED"))
+    for trigger in others:
+        triggerer.at(3000, ends(queue, cluster, trigger.step_id))
+    found = triggerer.run([failing, *others])
+    assert 105 <= found[0][0] < 115
+
+
+def test_waits_whose_time_is_over_are_looked_at_once(
+    emr: FakeEmr, triggerer: Triggerer, queue: FakeEventQueue
+) -> None:
+    """A triggerer that was away for long: what has ended meanwhile is no time-out."""
+    made = clusters(emr, 5, 1)
+    triggers = waiting_for(*made, deadline=later(triggerer, -60))
+    for trigger in triggers:
+        end(emr.clusters[trigger.cluster_id], trigger.step_id)()
+    found = triggerer.run(triggers)
+    assert payloads(found) == {"done"}
+
+
+def test_a_queue_that_is_gone_is_told_now_and_then(
+    emr: FakeEmr, triggerer: Triggerer, queue: FakeEventQueue
+) -> None:
+    [cluster] = clusters(emr, 1, 1)
+    [trigger] = waiting_for(cluster)
+    queue.error = ConfigurationError("There is no SQS queue.")
+    triggerer.at(600, ends(queue, cluster, trigger.step_id))
+    triggerer.run([trigger])
+    assert queue.receives < 25

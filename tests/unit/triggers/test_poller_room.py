@@ -197,6 +197,24 @@ def test_late_events_of_steps_that_were_not_counted_let_nobody_in(
     assert when >= 900
 
 
+@pytest.mark.parametrize("events", [False, True], ids=["poll", "events"])
+def test_waves_of_tasks_are_let_in_as_one(
+    emr: FakeEmr, triggerer: Triggerer, monkeypatch: pytest.MonkeyPatch, events: bool
+) -> None:
+    """As many come at a time as there are workers, and all of a wave are let in before the next one comes."""
+    if events:
+        monkeypatch.setattr(EmrClients, "events", FakeEventQueue(triggerer.world))
+    [cluster] = clusters(emr, 1, 0)
+    rooms = [
+        EmrRoomTrigger(cluster_ids=[cluster.id], most_active=3, deadline=later(triggerer, 60))
+        for _ in range(9)
+    ]
+    for number, room in enumerate(rooms):
+        triggerer.start_later(room, number // 3 * 1.5)
+    found = triggerer.run(rooms)
+    assert [payload["status"] for _, payload in found] == ["done"] * 3 + ["timeout"] * 6
+
+
 def test_room_on_any_of_several_clusters_will_do(emr: FakeEmr, triggerer: Triggerer) -> None:
     made = clusters(emr, 3, 8)
     triggerer.at(300, end(made[2], next(iter(made[2].steps))))
