@@ -26,7 +26,7 @@ from typing import Final, Protocol
 from airflow_emr_etl.exceptions import EmrEtlError, ExpiredTokenError
 from airflow_emr_etl.hooks.aws_errors import translate
 from airflow_emr_etl.hooks.clock import SYSTEM_CLOCK
-from airflow_emr_etl.hooks.emr_events import ReceivedEvent
+from airflow_emr_etl.hooks.emr_events import MOST_MESSAGES, ReceivedEvent
 from airflow_emr_etl.models.emr_event import EmrEvent
 from airflow_emr_etl.models.states import CLUSTER_ENDED, STEP_ENDED
 
@@ -46,6 +46,8 @@ _FAILURES_TO_LOSE: Final = 2
 _PAUSE_SECONDS: Final = 1.0
 _LONGEST_PAUSE_SECONDS: Final = 60.0
 _DELETED_AT_ONCE: Final = 10
+_RECEIVERS: Final = 3
+"""That ask at the same time while there are more messages than one call gives."""
 _ENDS: Final = frozenset(state.value for state in (*STEP_ENDED, *CLUSTER_ENDED))
 
 
@@ -102,7 +104,7 @@ class EventListener:
         self._on_end = on_end
         self._draw = draw
         self._subscribers: list[Subscriber] = []
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="emr-events")
+        self._threads = ThreadPoolExecutor(_RECEIVERS + 1, thread_name_prefix="emr-events")
         self._task: asyncio.Task[None] | None = None
         self._deletions: set[asyncio.Task[None]] = set()
         self._spent: deque[tuple[float, str]] = deque()
@@ -110,6 +112,8 @@ class EventListener:
         self._answers = False
         self._failures = 0
         self._doubted_until = float("-inf")
+        #: There are more messages than have been read: what has no event yet may still have one.
+        self.is_behind = False
         #: When what happens on EMR began to be heard.
         self.since: datetime | None = None
 
@@ -147,23 +151,34 @@ class EventListener:
         try:
             seconds = 0.0  # the first answer comes at once: until then nobody knows whether there is a queue
             while self._subscribers:
-                try:
-                    received = await self._loop.run_in_executor(self._threads, self._queue.receive, seconds)
-                except Exception as error:
-                    failure = translate(error, "sqs:ReceiveMessage")
-                    if not failure.retryable or isinstance(failure, ExpiredTokenError):
-                        self._give_up(failure)
-                        return
-                    await asyncio.sleep(self._failed(failure))
-                    continue
-                seconds = WAIT_SECONDS
-                self._answered()
+                answers = await asyncio.gather(
+                    *(
+                        # What is there is taken; to wait for more would keep it from who waits for it.
+                        self._loop.run_in_executor(
+                            self._threads, self._queue.receive, 0.0 if self.is_behind else seconds
+                        )
+                        for _ in range(_RECEIVERS if self.is_behind else 1)
+                    ),
+                    return_exceptions=True,
+                )
+                received = [answer for answer in answers if not isinstance(answer, BaseException)]
+                self.is_behind = any(len(some) == MOST_MESSAGES for some in received)
+                if received:
+                    seconds = WAIT_SECONDS
+                    self._answered()
                 now = self._loop.time()
-                for each in received:
+                for each in [each for some in received for each in some]:
                     self._spent.append((now, each.receipt))
                     if each.event is not None:
                         self._hand_on(each.event, now)
                 self._delete_spent(now)
+                for error in [answer for answer in answers if isinstance(answer, Exception)][:1]:
+                    failure = translate(error, "sqs:ReceiveMessage")
+                    if not failure.retryable or isinstance(failure, ExpiredTokenError):
+                        self._give_up(failure)
+                        return
+                    if not received:
+                        await asyncio.sleep(self._failed(failure))
         except Exception as error:  # a mistake of ours; the pollers look without events
             self._give_up(translate(error))
         finally:

@@ -1051,7 +1051,9 @@ class Poller:
             return
 
         def check() -> None:
-            if self._events is events and events.remembered(cluster.id, step["Id"]) is None:
+            if events.is_behind:
+                self._loop.call_later(_EVENT_LAG_SECONDS / 2, check)
+            elif self._events is events and events.remembered(cluster.id, step["Id"]) is None:
                 events.doubt(f"No event has come of the end of step {step['Id']} on cluster {cluster.id}.")
 
         age = (SYSTEM_CLOCK.now() - end).total_seconds()

@@ -444,3 +444,22 @@ def test_a_queue_that_is_gone_is_told_now_and_then(
     triggerer.at(600, ends(queue, cluster, trigger.step_id))
     triggerer.run([trigger])
     assert queue.receives < 25
+
+
+def test_a_backlog_of_messages_is_no_reason_for_doubt_and_is_read_by_several(
+    emr: FakeEmr,
+    triggerer: Triggerer,
+    queue: FakeEventQueue,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What came while there was no triggerer comes first."""
+    [cluster] = clusters(emr, 1, 5)
+    for number in range(3000):
+        queue.step("j-NOBODYS", f"s-{number}", "RUNNING", after=0)
+    triggers = waiting_for(cluster)
+    for trigger in triggers:
+        triggerer.at(2, ends(queue, cluster, trigger.step_id))
+    found = triggerer.run(triggers)
+    assert payloads(found) == {"done"}
+    assert "No event has come" not in caplog.text
+    queue.messages.clear()
