@@ -57,6 +57,11 @@ def section(document: dict[str, Any], docs: Path) -> str:
     """Markdown; draws the chart into ``docs``."""
     values = {figure["figure"]: figure for figure in document["figures"]}
     parts = [INTRODUCTION.format(first=FIRST, last=LAST)]
+    parts += [
+        f"**Measured again**, by the same benchmark and in a run of their own: {', '.join(each['rows'])}, "
+        f"{each['why']}. What the first run said is kept in the JSON.\n"
+        for each in document.get("again", ())
+    ]
     if not document["complete"]:
         reasons = Counter(why.splitlines()[0] for why in document["left_out"].values())
         missing = [f"{number} left out ({why})" for why, number in reasons.items()]

@@ -95,6 +95,8 @@ _RAREST_SECONDS: Final = 300.0
 """... and the longest of them; where many wait, calls are fewer still: ..."""
 _RARE_CALLS: Final = (2.0, 4 / 60)
 """... so many at first, and so many a second, for all that is looked at for no other reason than to make sure."""
+_SURE_STEPS: Final = 40
+"""That one such look asks for at most, where a list of all is beyond EMR's own limit of active steps."""
 _SETTLE_SECONDS: Final = 2.0
 """How long the first look waits until it is known whether events come."""
 _EVENT_LAG_SECONDS: Final = 60.0
@@ -229,8 +231,6 @@ class _Cluster:
         self.told: dict[str, int] = {}
         #: An event told that the cluster has ended, and EMR was not asked yet.
         self.told_ended = False
-        #: Calls of the last look at its steps.
-        self.cost = 1
         #: Of the cluster, once it has ended with steps that seem open.
         self.ended: dict[str, Any] | None = None
 
@@ -520,22 +520,22 @@ class Poller:
                 calm = not any(each.cluster_urgent for each in late)
                 turns.append((calm, min(each.cluster_due for each in late), None))
         for calm, _, cluster in sorted(turns, key=lambda turn: turn[:2]):
-            if len(self._looks) >= _MOST_LOOKS or (calm and not self._may_make_sure(cluster, now)):
+            if len(self._looks) >= _MOST_LOOKS or (calm and not self._may_make_sure(now)):
                 continue
             if cluster is None:
                 self._looks_at_clusters = True
-                self._begin(self._look_at_clusters())
+                self._begin(self._look_at_clusters(makes_sure=calm and self._looks_rarely))
             else:
                 cluster.is_busy = True
-                self._begin(self._look_at_steps(cluster))
+                self._begin(self._look_at_steps(cluster, makes_sure=calm and self._looks_rarely))
 
-    def _may_make_sure(self, cluster: _Cluster | None, now: float) -> bool:
+    def _may_make_sure(self, now: float) -> bool:
         """Whether there may be a look for no other reason than to make sure; it counts, if so."""
         if not self._looks_rarely:
             return True
         if self._rare.delay(now) >= _SHORTEST_SECONDS:
             return False
-        self._rare.spend(now, calls_by_pages(self._live or 0) if cluster is None else cluster.cost)
+        self._rare.spend(now)  # and for what more it takes, once that is known
         return True
 
     def _begin(self, look: Any) -> None:
@@ -555,7 +555,7 @@ class Poller:
 
     # Steps
 
-    async def _look_at_steps(self, cluster: _Cluster) -> None:
+    async def _look_at_steps(self, cluster: _Cluster, *, makes_sure: bool) -> None:
         was_urgent, cluster.steps_urgent = cluster.steps_urgent, False
         told = [step_id for step_id in cluster.told if step_id in cluster.by_step]
         cluster.told = {step_id: cluster.told[step_id] + 1 for step_id in told}
@@ -570,6 +570,11 @@ class Poller:
         plan = steps_to_ask(due, order[len(due) :], cluster.places.active, cluster.reach)
         if cluster.rooms:
             plan = StepsToAsk(Way.ACTIVE, plan.ids)  # the one list that tells how many there are
+        elif (
+            makes_sure and len(plan.ids) > MAX_ACTIVE_STEPS
+        ):  # to read all would take the calls of many minutes
+            plan = StepsToAsk(Way.IDS, plan.ids[:_SURE_STEPS])
+            due = [step_id for step_id in plan.ids if step_id in set(due)]
         looked: set[str] = set()
         asked: set[str] = looked
         calls = 0
@@ -595,7 +600,6 @@ class Poller:
                 calls = await self._read_lists(cluster, plan, looked)
             asked = {*plan.ids, *due}
             cluster.looks += 1
-            cluster.cost = max(1, calls)
             cluster.allowance.rate = rate_for_cluster(calls, self._longest_interval(cluster))
             self._serve_rooms(cluster)
             if (cluster.by_step or cluster.rooms) and cluster.looks % CLUSTER_CHECK_EVERY == 1:
@@ -616,6 +620,8 @@ class Poller:
                 for wait in list(cluster.step_waits()):
                     self._fail(wait, failure)
         finally:
+            if makes_sure:
+                self._rare.spend(self._loop.time(), max(0, calls - 1))
             cluster.is_busy = False
             self._schedule(cluster, asked, haste(len(asked), calls), has_failed)
 
@@ -819,7 +825,7 @@ class Poller:
 
     # Clusters
 
-    async def _look_at_clusters(self) -> None:
+    async def _look_at_clusters(self, *, makes_sure: bool) -> None:
         now = self._loop.time()
         for cluster in self._clusters.values():
             cluster.cluster_urgent &= cluster.cluster_due > now
@@ -849,6 +855,8 @@ class Poller:
                 self._lists_clusters = False  # DescribeCluster may be allowed
                 log.warning("Clusters are asked for one by one: %s", failure)
         finally:
+            if makes_sure:
+                self._rare.spend(self._loop.time(), max(0, calls - 1))
             self._looks_at_clusters = False
             now = self._loop.time()
             for cluster in every:

@@ -66,7 +66,7 @@ def payloads(found: Ends) -> set[str]:
     return {payload["status"] for _, payload in found}
 
 
-@pytest.mark.parametrize(("number", "each"), [(1, 100), (10, 100), (100, 20)])
+@pytest.mark.parametrize(("number", "each"), [(1, 100), (10, 100), (100, 20), (10, 250)])
 def test_events_end_waits_at_once_with_hardly_a_call(
     emr: FakeEmr, triggerer: Triggerer, queue: FakeEventQueue, number: int, each: int
 ) -> None:
