@@ -22,8 +22,8 @@ from airflow_emr_etl.triggers.polling_schedule import Pace
 from airflow_emr_etl.triggers.shared import SharedPollingTrigger
 
 
-class EmrJobFlowTrigger(EmrClusterStateTrigger):
-    """``EmrClusterStateTrigger`` with the settings of boto3's client that the Amazon provider's operators take."""
+class _Configured(SharedPollingTrigger):
+    """With the settings of boto3's client that the Amazon provider's operators take."""
 
     def __init__(
         self,
@@ -48,30 +48,12 @@ class EmrJobFlowTrigger(EmrClusterStateTrigger):
         return super().sharing() + _settings(self.verify, self.botocore_config)
 
 
-class EmrJobFlowRoomTrigger(EmrRoomTrigger):
-    """``EmrRoomTrigger`` with the settings of boto3's client that the Amazon provider's operators take."""
+class EmrJobFlowTrigger(_Configured, EmrClusterStateTrigger):
+    """``EmrClusterStateTrigger`` for the drop-in operators."""
 
-    def __init__(
-        self,
-        *,
-        verify: bool | str | None = None,
-        botocore_config: Mapping[str, Any] | None = None,
-        **fields: Any,
-    ) -> None:
-        super().__init__(**fields)
-        self.verify = verify
-        self.botocore_config = botocore_config
 
-    def fields(self) -> dict[str, Any]:
-        return {**super().fields(), "verify": self.verify, "botocore_config": self.botocore_config}
-
-    def clients(self) -> EmrClients:
-        return ConfiguredClients(
-            self.aws_conn_id, self.region_name, verify=self.verify, botocore_config=self.botocore_config
-        )
-
-    def sharing(self) -> tuple[Hashable, ...]:
-        return super().sharing() + _settings(self.verify, self.botocore_config)
+class EmrJobFlowRoomTrigger(_Configured, EmrRoomTrigger):
+    """``EmrRoomTrigger`` for the drop-in operators."""
 
 
 class EmrStepsTrigger(SharedPollingTrigger):
