@@ -6,10 +6,14 @@ Each test has all of Airflow to itself: every deferred task depends on the trigg
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 
 from standalone.airflow_parts import until
 from standalone.world import Run, World
+
+#: The shortest stall worth the name: Airflow's own threshold for a dead triggerer is 30 s.
+STALL_SECONDS = 45.0
 
 
 def deferred_pair(world: World, run_id: str) -> Run:
@@ -54,6 +58,7 @@ def test_a_triggerer_that_stalls_until_another_has_taken_over(alone: World) -> N
     run = deferred_pair(alone, "triggerer-stalled")
     [first] = trigger_logs(run, "victim")
     alone.airflow.signal_part("triggerer", signal.SIGSTOP)
+    stalled_at = time.monotonic()
     try:
         alone.airflow.start_part("triggerer", "second-triggerer")
         for task in ("victim", "neighbour"):
@@ -61,6 +66,7 @@ def test_a_triggerer_that_stalls_until_another_has_taken_over(alone: World) -> N
                 lambda task=task: len(trigger_logs(run, task)) == 2, f"the trigger of {task} taken over"
             )
         untouched(run)
+        until(lambda: time.monotonic() - stalled_at >= STALL_SECONDS, "the clock stands")
     finally:
         alone.airflow.signal_part("triggerer", signal.SIGCONT)
     # Airflow 3.3 tells the triggers of the first that a user has cancelled them.
