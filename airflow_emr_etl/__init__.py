@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from airflow_emr_etl.models.pool import ClusterPool
     from airflow_emr_etl.models.step import ActionOnFailure, CommandStep, SparkStep
     from airflow_emr_etl.models.table import RedshiftTable, RedshiftTarget
+    from airflow_emr_etl.operators.build_marts import BuildMartsOperator
     from airflow_emr_etl.operators.cluster_group import EmrCluster
     from airflow_emr_etl.operators.emr_cluster import EmrCreateClusterOperator, EmrTerminateClusterOperator
     from airflow_emr_etl.operators.emr_reaper import EmrReaperOperator
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "ActionOnFailure": "models.step",
     "BootstrapAction": "models.cluster",
+    "BuildMartsOperator": "operators.build_marts",
     "ClusterPool": "models.pool",
     "ClusterSpec": "models.cluster",
     "CommandStep": "models.step",
@@ -68,6 +70,7 @@ __all__ = [  # noqa: RUF022  (the version first, then the names)
     "__version__",
     "ActionOnFailure",
     "BootstrapAction",
+    "BuildMartsOperator",
     "ClusterPool",
     "ClusterSpec",
     "CommandStep",

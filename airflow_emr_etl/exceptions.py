@@ -35,6 +35,7 @@
     ├── GateFailedError               a critical data-quality expectation failed
     ├── LoadError                     a load into the warehouse was refused
     │   ├── RowCountMismatchError
+    │   ├── StaleLoadError            the warehouse has a later state already
     │   ├── SchemaMismatchError
     │   └── StatementFailedError
     └── LocalAwsError                 local AWS cannot start or cannot go on
@@ -222,6 +223,10 @@ class LoadError(EmrEtlError):
 
 class RowCountMismatchError(LoadError):
     """The rows that COPY staged are not the rows that the manifest promises."""
+
+
+class StaleLoadError(LoadError):
+    """A later re-statement of the table is loaded already, and this one would undo it."""
 
 
 class SchemaMismatchError(LoadError):

@@ -58,6 +58,7 @@ def get_provider_info() -> dict[str, Any]:
                     "airflow_emr_etl.operators.quality_gate",
                 ],
             },
+            {"integration-name": _REDSHIFT, "python-modules": ["airflow_emr_etl.operators.build_marts"]},
         ],
         "sensors": [
             {

@@ -112,7 +112,8 @@ class Manifest:
     """The files of one dataset for one partition.
 
     ``partition`` maps the partition column to its value (``{"dt": "2026-01-05"}``); ``created_at`` is UTC,
-    ISO 8601 with a ``Z``. ``accounting`` is None for a dataset whose lines nobody counted.
+    ISO 8601 with a ``Z``. ``accounting`` is None for a dataset whose lines nobody counted. ``restatement`` numbers
+    the states of a dataset that is stated anew, over all partitions: a later state has a greater number.
     """
 
     dataset: str
@@ -122,6 +123,7 @@ class Manifest:
     entries: tuple[ManifestEntry, ...]
     columns: tuple[Column, ...]
     accounting: Accounting | None = None
+    restatement: int | None = None
 
     @property
     def record_count(self) -> int:
@@ -155,6 +157,7 @@ class Manifest:
                 "job": self.job,
                 "created_at": self.created_at,
                 "accounting": None if self.accounting is None else self.accounting.to_dict(),
+                **({} if self.restatement is None else {"restatement": self.restatement}),
             },
         }
         return json.dumps(document, indent=1) + "\n"
@@ -190,6 +193,9 @@ class Manifest:
             accounting=None
             if accounting is None
             else Accounting.from_dict(_mapping(accounting, "accounting")),
+            restatement=None
+            if section.get("restatement") is None
+            else _count(section["restatement"], "restatement"),
         )
         meta = _mapping(document.get("meta"), "meta")
         for name in ("record_count", "content_length"):

@@ -96,6 +96,11 @@ def _column(value: Any) -> Any:
     return value
 
 
+def _days(value: Any) -> Any:
+    """One column is the first and the last day."""
+    return (value, value) if isinstance(value, str) else value
+
+
 class RedshiftTarget(Model):
     """A database of a Redshift Serverless workgroup or of a cluster. Every field may be a template."""
 
@@ -127,6 +132,23 @@ class RedshiftTarget(Model):
         return {name: value for name, value in named.items() if value is not None}
 
 
+class Restatement(Model):
+    """How staged rows say what of the table they state anew: a span of time of one entity.
+
+    Each staged row takes the place of every row of the same entity (``by``) whose time (``at``) lies within the
+    staged row's ``[begin, end]``. ``begin``, ``end`` and ``retracted`` are staging columns.
+    """
+
+    by: Identifier
+    """Whose rows: a column of the table, such as ``visitor_id``."""
+    at: Identifier
+    """When a row is: a column of the table, such as ``started_at``."""
+    begin: Identifier
+    end: Identifier
+    retracted: Identifier
+    """BOOLEAN: this row only clears its span, and is not inserted."""
+
+
 class RedshiftTable(Model):
     """A table that one loader writes.
 
@@ -143,8 +165,17 @@ class RedshiftTable(Model):
     dist_style: Literal["AUTO", "EVEN", "ALL"] = "AUTO"
     dist_key: Identifier | None = None
     sort_keys: tuple[Identifier, ...] = Field(default=())
-    mode: Literal["replace", "merge"] = "replace"
-    """``replace``: a load's rows take the place of the partition's. ``merge``: of the rows with the same keys."""
+    mode: Literal["replace", "merge", "restate"] = "replace"
+    """``replace``: a load's rows take the place of the partition's. ``merge``: of the rows with the same keys.
+    ``restate``: of both, so that a batch can also carry rows of other partitions; or, with ``restates``, of the
+    spans that the rows name and of the same keys. Its manifests carry a ``restatement`` number, and a load older
+    than one that is in the table is refused."""
+    staging_columns: tuple[Annotated[Column, BeforeValidator(_column)], ...] = ()
+    """Columns that the files have after the table's own: the load reads them, the table has them not."""
+    restates: Restatement | None = None
+    days: Annotated[tuple[Identifier, Identifier] | None, BeforeValidator(_days)] = None
+    """The columns from whose first to whose last date a row counts; one name stands for both. Each load then
+    records the days that it touched in ``etl.load_days``, for marts to follow. A key keeps its days."""
 
     def __init__(self, name: str | None = None, /, **fields: Any) -> None:
         super().__init__(**(fields if name is None else {"name": name, **fields}))
@@ -155,16 +186,58 @@ class RedshiftTable(Model):
             raise ValueError(
                 f"{self.name} needs partition=, the column whose value a load replaces (or mode='merge')"
             )
-        if self.mode == "merge" and not self.keys:
-            raise ValueError(f"{self.name} needs keys= to merge by")
+        if self.mode in ("merge", "restate") and not self.keys:
+            raise ValueError(f"{self.name} needs keys= to {self.mode} by")
+        if self.mode == "restate" and self.partition is None and self.restates is None:
+            raise ValueError(f"{self.name} needs partition= or restates= to restate by")
         if self.dist_key and self.dist_style != "AUTO":
             raise ValueError(f"{self.name} has both dist_key and dist_style; say one")
         names = [column.name for column in self.columns]
         if len(set(names)) != len(names):
             raise ValueError(f"{self.name} has a column twice: {', '.join(names)}")
-        used = {*self.keys, *self.sort_keys, *filter(None, (self.partition, self.dist_key))}
+        used = {
+            *self.keys,
+            *self.sort_keys,
+            *filter(None, (self.partition, self.dist_key)),
+            *(self.days or ()),
+        }
+        if self.restates:
+            used |= {self.restates.by, self.restates.at}
         if names and (unknown := sorted(used - set(names))):
             raise ValueError(f"{self.name} has no column {', '.join(unknown)}; it has {', '.join(names)}")
+        return self
+
+    @model_validator(mode="after")
+    def _consistent_staging(self) -> Self:
+        if not self.staging_columns and self.restates is None:
+            return self
+        staged = {column.name: column.type for column in self.staging_columns}
+        if not self.columns:
+            raise ValueError(f"{self.name} has staging_columns or restates, so it must state its columns too")
+        if both := sorted(staged.keys() & {column.name for column in self.columns}):
+            raise ValueError(
+                f"{self.name} has {', '.join(both)} among columns and staging_columns; say it once"
+            )
+        if len(staged) != len(self.staging_columns):
+            raise ValueError(f"{self.name} has a staging column twice: {', '.join(staged)}")
+        if self.restates is None:
+            return self
+        if self.mode != "restate":
+            raise ValueError(f"{self.name} has restates=, which needs mode='restate'; it is {self.mode!r}")
+        of_table = {column.name: column.type for column in self.columns}
+        begin, end, retracted = self.restates.begin, self.restates.end, self.restates.retracted
+        if unknown := sorted({begin, end, retracted} - staged.keys()):
+            raise ValueError(
+                f"{self.name} has no staging column {', '.join(unknown)}; "
+                f"it has {', '.join(staged) or 'none'}. Add it to staging_columns."
+            )
+        if staged[retracted] != "BOOLEAN":
+            raise ValueError(f"{self.name}: {retracted} is {staged[retracted]}; it must be BOOLEAN")
+        if len({of_table[self.restates.at], staged[begin], staged[end]}) > 1:
+            raise ValueError(
+                f"{self.name}: {self.restates.at} is {of_table[self.restates.at]}, {begin} is {staged[begin]} "
+                f"and {end} is {staged[end]}; they must be of one type"
+            )
         return self
 
     @property

@@ -98,7 +98,11 @@ class Dataset:
         return reader.parquet(*urls)
 
     def finish(
-        self, entries: Sequence[ManifestEntry], job: str, accounting: Optional[Accounting]
+        self,
+        entries: Sequence[ManifestEntry],
+        job: str,
+        accounting: Optional[Accounting],
+        restatement: Optional[int] = None,
     ) -> Manifest:
         """Write the manifest: from here on the dataset is complete."""
         manifest = Manifest(
@@ -109,6 +113,7 @@ class Dataset:
             entries=tuple(entries),
             columns=self.columns,
             accounting=accounting,
+            restatement=restatement,
         )
         storage.write_text(self.spark, self.manifest_uri, manifest.to_json())
         return manifest

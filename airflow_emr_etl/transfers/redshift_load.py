@@ -6,13 +6,9 @@ The promise holds for tables that only this loader writes. How it is kept is in 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-
-from airflow.sdk import BaseOperator
 
 from airflow_emr_etl.exceptions import (
     AccountingError,
@@ -21,54 +17,33 @@ from airflow_emr_etl.exceptions import (
     ManifestError,
     MissingInputError,
     RowCountMismatchError,
-    StatementFailedError,
+    StaleLoadError,
 )
-from airflow_emr_etl.hooks.redshift_data import (
-    RedshiftDataHook,
-    error_text,
-    failure,
-    is_conflict,
-    statement_state,
-)
+from airflow_emr_etl.hooks.redshift_data import error_text, failure, is_conflict, statement_state
 from airflow_emr_etl.hooks.s3_lake import S3LakeHook
 from airflow_emr_etl.models.manifest import Manifest
 from airflow_emr_etl.models.s3 import S3Uri
 from airflow_emr_etl.models.statement import StatementState
 from airflow_emr_etl.models.table import RedshiftTable, RedshiftTarget
-from airflow_emr_etl.operators.failures import checked, retry_only_what_can_pass
-from airflow_emr_etl.operators.waiting import (
-    RESUMED_TO_FAIL,
-    as_timedelta,
-    deadline_of,
-    defers_by_default,
-    raise_if_not_waited,
-    wait_for,
-)
-from airflow_emr_etl.triggers.redshift_data import RedshiftStatementTrigger
+from airflow_emr_etl.operators.failures import retry_only_what_can_pass
+from airflow_emr_etl.operators.redshift_batch import MAX_ATTEMPTS, RedshiftBatchOperator
+from airflow_emr_etl.operators.waiting import raise_if_not_waited
 from airflow_emr_etl.warehouse import load_plan, schema
-from airflow_emr_etl.warehouse.history import FENCE, HISTORY, Load, load_id, select_load
-
-_DDL_ATTEMPTS = 4
-_MADE_BY_ANOTHER = re.compile(
-    r"already exists|duplicate key|unique constraint|tuple concurrently", re.IGNORECASE
-)
+from airflow_emr_etl.warehouse.history import FENCE, HISTORY, LOAD_DAYS, Load, load_id, select_load
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 __all__ = ["RedshiftLoadOperator", "RedshiftTable"]
 
-STATEMENT_KEY = "redshift_statement"
-#: How often a load starts again when its transaction met another one.
-MAX_ATTEMPTS = 5
 
-
-class RedshiftLoadOperator(BaseOperator):
+class RedshiftLoadOperator(RedshiftBatchOperator):
     """Load one batch of Parquet files, all or nothing, once.
 
     The manifest is read and checked: its columns are the table's, its lines add up, it is for the partition.
     Then the history is asked whether this batch is loaded already; if so the task succeeds and says so. If not,
-    schemas and tables are created where they are absent, and one transaction replaces the partition.
+    schemas and tables are created where they are absent, and one transaction puts the rows in the place of those
+    that the table's ``mode`` says.
 
     Returns ``{"load_id", "target", "partition", "rows", "already_loaded"}``.
 
@@ -78,43 +53,15 @@ class RedshiftLoadOperator(BaseOperator):
     :param partition: the value that the manifest must be for; by default what the manifest says (templated)
     """
 
-    template_fields: Sequence[str] = ("manifest", "target", "partition", "aws_conn_id", "region_name")
-    ui_color = "#d5c8f5"
+    template_fields: Sequence[str] = (*RedshiftBatchOperator.template_fields, "manifest", "partition")
 
     def __init__(
-        self,
-        *,
-        table: RedshiftTable,
-        manifest: str,
-        target: RedshiftTarget | Mapping[str, Any],
-        partition: str | None = None,
-        aws_conn_id: str | None = "aws_default",
-        region_name: str | None = None,
-        wait_timeout: timedelta | float = timedelta(hours=2),
-        poll_interval: float = 15.0,
-        deferrable: bool | None = None,
-        **kwargs: Any,
+        self, *, table: RedshiftTable, manifest: str, partition: str | None = None, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         self.table = table
         self.manifest = manifest
-        self.target = target if isinstance(target, Mapping) else target.document()
         self.partition = partition
-        self.aws_conn_id = aws_conn_id
-        self.region_name = region_name
-        self.wait_timeout = as_timedelta(wait_timeout)
-        self.poll_interval = poll_interval
-        self.deferrable = defers_by_default() if deferrable is None else deferrable
-        self._statement_id: str | None = None
-
-    @cached_property
-    def place(self) -> RedshiftTarget:
-        found: RedshiftTarget = checked(RedshiftTarget, self.target, of=f"The target of task {self.task_id}")
-        return found
-
-    @cached_property
-    def hook(self) -> RedshiftDataHook:
-        return RedshiftDataHook(self.place, self.aws_conn_id, self.region_name)
 
     @cached_property
     def lake(self) -> S3LakeHook:
@@ -135,28 +82,6 @@ class RedshiftLoadOperator(BaseOperator):
         with retry_only_what_can_pass():
             table, load = self._read(context)
             return self._settle(context, table, load, event)
-
-    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        if next_method == RESUMED_TO_FAIL:
-            # What defer() carried is gone on this path, so the id comes from the XCom pushed before it.
-            ti: Any = context["ti"]
-            self._statement_id = ti.xcom_pull(
-                task_ids=self.task_id, key=STATEMENT_KEY, map_indexes=ti.map_index
-            )
-            self._cancel()
-        return super().resume_execution(next_method, next_kwargs, context)
-
-    def on_kill(self) -> None:
-        self._cancel()
-
-    def _cancel(self) -> None:
-        if self._statement_id is None:
-            return
-        try:
-            self.hook.cancel(self._statement_id)
-        except EmrEtlError as error:
-            # Nothing is lost by it: a load that commits now is found in the history by the next try.
-            self.log.warning("Could not cancel statement %s: %s", self._statement_id, error)
 
     # -- before ---------------------------------------------------------------------------------------------------
 
@@ -188,8 +113,9 @@ class RedshiftLoadOperator(BaseOperator):
 
     def _prepare(self, table: RedshiftTable, load: Load) -> dict[str, Any] | None:
         """The history row of this load; where there is none, the tables that it needs exist afterwards."""
-        needed = [table.name, HISTORY.name, FENCE.name, schema.lock_table(table.name)]
+        needed = [table.name, HISTORY.name, FENCE.name, LOAD_DAYS.name, schema.lock_table(table.name)]
         existing = schema.existing_columns(self.hook.query(schema.select_columns(needed)))
+        self._add_columns(HISTORY, existing)
         fenced = False
         if HISTORY.name in existing and FENCE.name in existing:
             recorded, fence = self.hook.query_all(
@@ -201,25 +127,10 @@ class RedshiftLoadOperator(BaseOperator):
         if any(name not in existing for name in needed):
             self.log.info("Creating what is absent of %s", ", ".join(sorted(set(needed) - set(existing))))
             self._run_ddl(schema.create_all(table))
-        if table.name in existing:
-            for statement in schema.changes(table, existing[table.name]):
-                self.log.info("%s", statement)
-                self._run_ddl([statement])
+        self._add_columns(table, existing)
         if not fenced:  # waits for a load of this table that is under way, so only the first time
             self.hook.wait(self.hook.batch(schema.create_fence(table.name)))
         return None
-
-    def _run_ddl(self, statements: list[str]) -> None:
-        """Make what is missing. Loads that start together all try, and Redshift's IF NOT EXISTS is no lock."""
-        for attempt in range(1, _DDL_ATTEMPTS + 1):
-            try:
-                self.hook.wait(self.hook.batch(statements, name=f"emr-etl schema of {self.table.name}"))
-            except StatementFailedError as error:
-                if attempt == _DDL_ATTEMPTS or not _MADE_BY_ANOTHER.search(str(error)):
-                    raise
-                self.log.info("Another load made the same table at the same time; looking again: %s", error)
-            else:
-                return
 
     def _recorded(self, load: Load) -> dict[str, Any] | None:
         rows = self.hook.query(select_load(load.load_id))
@@ -230,37 +141,21 @@ class RedshiftLoadOperator(BaseOperator):
     def _attempt(self, context: Context, table: RedshiftTable, load: Load, attempt: int) -> dict[str, Any]:
         statements = load_plan.load_transaction(table, load, iam_role=self.place.iam_role)
         ti: Any = context["ti"]
-        self._statement_id = self.hook.batch(
-            statements,
-            token=client_token(load, ti.map_index, ti.try_number, attempt),
-            name=f"emr-etl load {load.target} {load.partition or ''}".strip(),
-        )
         self.log.info(
-            "Loading %d rows of %d files into %s, partition %s: statement %s, load %s",
+            "Loading %d rows of %d files into %s, partition %s: load %s",
             load.manifest.record_count,
             len(load.manifest.entries),
             load.target,
             load.partition,
-            self._statement_id,
             load.load_id,
         )
-        ti.xcom_push(key=STATEMENT_KEY, value=self._statement_id)
-
-        def trigger(deadline: str) -> RedshiftStatementTrigger:
-            assert self._statement_id is not None
-            return RedshiftStatementTrigger(
-                statement_id=self._statement_id,
-                target=dict(self.target),
-                attempt=attempt,
-                cancel_on_kill=True,
-                aws_conn_id=self.aws_conn_id,
-                region_name=self.region_name,
-                poll_interval=self.poll_interval,
-                deadline=deadline,
-            )
-
-        deadline = deadline_of(self, self.wait_timeout)
-        payload = wait_for(self, trigger, deadline=deadline, deferrable=self.deferrable)
+        payload = self._submit(
+            context,
+            statements,
+            token=client_token(load, self.place, ti.map_index, ti.try_number, attempt),
+            name=f"emr-etl load {load.target} {load.partition or ''}".strip(),
+            attempt=attempt,
+        )
         return self._settle(context, table, load, payload)
 
     def _settle(
@@ -309,9 +204,13 @@ class RedshiftLoadOperator(BaseOperator):
 # -- decisions ----------------------------------------------------------------------------------------------------
 
 
-def client_token(load: Load, map_index: int, try_number: int, attempt: int) -> str:
-    """The same for the same attempt of the same task, so that a request sent twice is one statement."""
-    owner = hashlib.sha256(f"{load.run_id}|{map_index}".encode()).hexdigest()
+def client_token(load: Load, place: RedshiftTarget, map_index: int, try_number: int, attempt: int) -> str:
+    """The same for the same attempt of the same task, so that a request sent twice is one statement.
+
+    The place is part of it: one run may load the same manifest into two warehouses.
+    """
+    where = "|".join(f"{name}={value}" for name, value in sorted(place.request().items()))
+    owner = hashlib.sha256(f"{load.run_id}|{map_index}|{where}".encode()).hexdigest()
     return f"{load.load_id[:32]}-{owner[:12]}-{try_number}-{attempt}"
 
 
@@ -321,6 +220,10 @@ def check_accounting(manifest: Manifest) -> None:
     if accounting is None:
         return
     accounting.check()
+    if (
+        manifest.restatement is not None
+    ):  # it also carries rows of other batches, which their own accounting counts
+        return
     expected = {"events": accounting.valid, "sessions": accounting.sessions}.get(manifest.dataset)
     if expected is not None and expected != manifest.record_count:
         raise AccountingError(
@@ -368,6 +271,21 @@ def load_error(table: RedshiftTable, load: Load, statement: Mapping[str, Any]) -
     if assertion == load_plan.ROWS_ARE_OF_THE_PARTITION:
         return LoadError(
             f"{what}: {load.manifest_uri} has rows whose {table.partition} is not {load.partition}.",
+            **details,
+        )
+    if assertion == load_plan.NO_LATER_STATE_IS_LOADED:
+        return StaleLoadError(
+            f"{what}: a state later than {load.manifest.restatement} is in {table.name} already, and "
+            f"{load.manifest_uri} would undo it. Run sessionize for {load.partition or 'this batch'} again: it "
+            "states the rows anew on top of that, with a greater number.",
+            restatement=load.manifest.restatement,
+            **details,
+        )
+    if assertion == load_plan.ROWS_ARE_WITHIN_THEIR_SPANS:
+        assert table.restates is not None
+        return LoadError(
+            f"{what}: {load.manifest_uri} has rows without {table.restates.by}, span or {table.restates.retracted}, "
+            f"or whose {table.restates.at} is not within their {table.restates.begin} to {table.restates.end}.",
             **details,
         )
     return failure(statement)

@@ -10,6 +10,7 @@ EVENTS = RedshiftTable(
     keys=["event_id"],
     dist_key="visitor_id",
     sort_keys=["dt", "ts"],
+    days="ts",
     columns=[
         "event_id VARCHAR(64)",
         "ts TIMESTAMP",
@@ -37,6 +38,7 @@ SESSIONS = RedshiftTable(
     keys=["session_id"],
     dist_key="visitor_id",
     sort_keys=["dt", "started_at"],
+    days=("started_at", "ended_at"),
     columns=[
         "session_id VARCHAR(64)",
         "visitor_id VARCHAR(64)",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +32,18 @@ HISTORY = RedshiftTable(
         "quarantined BIGINT",
         "delivered_twice BIGINT",
         "loaded_at TIMESTAMP",
+        "restatement BIGINT",
     ],
 )
+LOAD_DAYS = RedshiftTable(
+    "etl.load_days",
+    mode="merge",
+    keys=["load_id", "first_day", "last_day"],
+    dist_style="ALL",
+    sort_keys=["load_id"],
+    columns=["load_id VARCHAR(64)", "first_day DATE", "last_day DATE"],
+)
+"""The days that a load touched: those of the rows that it brought and of the rows that it took away."""
 FENCE = RedshiftTable(
     "etl.load_fence",
     mode="merge",
@@ -91,10 +101,20 @@ def insert_load(load: Load) -> str:
         "quarantined": literals.integer(accounting.quarantined_lines if accounting else None),
         "delivered_twice": literals.integer(accounting.delivered_twice if accounting else None),
         "loaded_at": "GETDATE()",
+        "restatement": literals.integer(load.manifest.restatement),
     }
     names = list(values)
     return (
         f"INSERT INTO {qualified(HISTORY.name)} ({column_list(names)}) VALUES ({', '.join(values.values())})"  # noqa: S608
+    )
+
+
+def select_days(load_ids: Sequence[str]) -> str:
+    """The spans of days, ``first_day`` to ``last_day``, that these loads touched."""
+    wanted = ", ".join(literals.text(each) for each in load_ids)
+    return (
+        f"SELECT DISTINCT first_day, last_day FROM {qualified(LOAD_DAYS.name)} WHERE load_id IN ({wanted}) "  # noqa: S608
+        "ORDER BY 1, 2"
     )
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import datetime as dt
 import re
 
-from airflow_emr_etl.exceptions import ConfigurationError
-from airflow_emr_etl.models.table import RedshiftTable
+from airflow_emr_etl.exceptions import ConfigurationError, ManifestError
+from airflow_emr_etl.models.table import RedshiftTable, Restatement
 from airflow_emr_etl.warehouse import literals
-from airflow_emr_etl.warehouse.history import FENCE, HISTORY, Load, insert_load
+from airflow_emr_etl.warehouse.history import FENCE, HISTORY, LOAD_DAYS, Load, insert_load
 from airflow_emr_etl.warehouse.identifiers import column_list, qualified, quote
 from airflow_emr_etl.warehouse.schema import column_definition, lock_table
 
@@ -21,7 +21,16 @@ NOT_ALREADY_LOADED = "not_already_loaded"
 ROW_COUNT_MATCHES = "row_count_matches"
 KEYS_ARE_DISTINCT = "keys_are_distinct"
 ROWS_ARE_OF_THE_PARTITION = "rows_are_of_the_partition"
-ASSERTIONS = (NOT_ALREADY_LOADED, ROW_COUNT_MATCHES, KEYS_ARE_DISTINCT, ROWS_ARE_OF_THE_PARTITION)
+NO_LATER_STATE_IS_LOADED = "no_later_state_is_loaded"
+ROWS_ARE_WITHIN_THEIR_SPANS = "rows_are_within_their_spans"
+ASSERTIONS = (
+    NOT_ALREADY_LOADED,
+    ROW_COUNT_MATCHES,
+    KEYS_ARE_DISTINCT,
+    ROWS_ARE_OF_THE_PARTITION,
+    NO_LATER_STATE_IS_LOADED,
+    ROWS_ARE_WITHIN_THEIR_SPANS,
+)
 
 MAX_STATEMENTS = 40
 MAX_BYTES = 100_000
@@ -31,7 +40,7 @@ def load_transaction(table: RedshiftTable, load: Load, *, iam_role: str) -> list
     """The statements of one BatchExecuteStatement. Raises ConfigurationError where they exceed its limits."""
     mark = load.load_id[:12]
     staging = quote(f"staged_{mark}")
-    names = column_list([column.name for column in table.columns])
+    staged = (*table.columns, *table.staging_columns)
     statements = [
         f"LOCK TABLE {qualified(lock_table(table.name))}",
         f"UPDATE {qualified(FENCE.name)} SET epoch = epoch + 1 WHERE target = {literals.text(table.name)}",  # noqa: S608
@@ -40,40 +49,84 @@ def load_transaction(table: RedshiftTable, load: Load, *, iam_role: str) -> list
             NOT_ALREADY_LOADED,
             f"COUNT(*) = 0 THEN 1 END FROM {qualified(HISTORY.name)} WHERE load_id = {literals.text(load.load_id)}",
         ),
+        *(_no_later_state(mark, table, load) if table.mode == "restate" else ()),
         f"CREATE TEMP TABLE {staging} ("
-        + ", ".join(column_definition(c, required=c.name in table.keys) for c in table.columns)
+        + ", ".join(column_definition(c, required=c.name in table.keys) for c in staged)
         + ")",
     ]
     if load.manifest.entries:  # COPY refuses a manifest without files
         statements.append(
-            f"COPY {staging} ({names}) FROM {literals.s3_url(load.manifest_uri)} "
+            f"COPY {staging} ({column_list([c.name for c in staged])}) FROM {literals.s3_url(load.manifest_uri)} "
             f"IAM_ROLE {literals.iam_role(iam_role)} FORMAT AS PARQUET MANIFEST"
         )
+    statements += _assertions_on_rows(mark, table, load, staging)
+    if table.days:
+        statements.append(_insert_days(table, table.days, load, staging))
+    names = column_list([column.name for column in table.columns])
+    statements += [
+        *_deletes(table, load, staging),
+        f"INSERT INTO {qualified(table.name)} ({names}) SELECT {names} FROM {staging}"  # noqa: S608
+        + (f" WHERE NOT {quote(table.restates.retracted)}" if table.restates else ""),
+        insert_load(load),
+    ]
+    check_limits(statements, f"The load of {table.name}", "Load fewer columns.")
+    return statements
+
+
+def check_limits(statements: list[str], what: str, remedy: str) -> None:
+    """Raise ConfigurationError where a batch has more than the Data API takes."""
+    size = sum(len(statement.encode()) for statement in statements)
+    if len(statements) > MAX_STATEMENTS or size > MAX_BYTES:
+        raise ConfigurationError(
+            f"{what} has {len(statements)} statements of {size} bytes; the Data API takes "
+            f"{MAX_STATEMENTS} and {MAX_BYTES}. {remedy}"
+        )
+
+
+def _no_later_state(mark: str, table: RedshiftTable, load: Load) -> list[str]:
+    """A late task must not bring back what a later run has stated anew; equal numbers are parts of one state."""
+    if load.manifest.restatement is None:
+        raise ManifestError(
+            f"{load.manifest_uri} has no restatement number, by which {table.name} (mode='restate') tells which of "
+            "two loads is the later state. The job that writes it must set Manifest.restatement.",
+            manifest=load.manifest_uri,
+        )
+    return _assertion(
+        mark,
+        NO_LATER_STATE_IS_LOADED,
+        f"COUNT(*) = 0 THEN 1 END FROM {qualified(HISTORY.name)} WHERE target = {literals.text(table.name)} "
+        f"AND restatement > {literals.integer(load.manifest.restatement)}",
+    )
+
+
+def _assertions_on_rows(mark: str, table: RedshiftTable, load: Load, staging: str) -> list[str]:
     count = literals.integer(load.manifest.record_count)
-    statements += _assertion(mark, ROW_COUNT_MATCHES, f"COUNT(*) = {count} THEN 1 END FROM {staging}")
+    statements = _assertion(mark, ROW_COUNT_MATCHES, f"COUNT(*) = {count} THEN 1 END FROM {staging}")
     if table.keys:
         statements += _assertion(
             mark,
             KEYS_ARE_DISTINCT,
             f"COUNT(*) = {count} THEN 1 END FROM (SELECT DISTINCT {column_list(table.keys)} FROM {staging}) AS k",  # noqa: S608
         )
-    if table.partition is not None and load.partition is not None:
+    if table.mode != "restate" and table.partition is not None and load.partition is not None:
         column, value = quote(table.partition), partition_literal(table, load.partition)
         statements += _assertion(
             mark,
             ROWS_ARE_OF_THE_PARTITION,
             f"COUNT(*) = 0 THEN 1 END FROM {staging} WHERE {column} IS NULL OR {column} <> {value}",
         )
-    statements += [
-        _delete(table, load, staging),
-        f"INSERT INTO {qualified(table.name)} ({names}) SELECT {names} FROM {staging}",  # noqa: S608
-        insert_load(load),
-    ]
-    size = sum(len(statement.encode()) for statement in statements)
-    if len(statements) > MAX_STATEMENTS or size > MAX_BYTES:
-        raise ConfigurationError(
-            f"The load of {table.name} has {len(statements)} statements of {size} bytes; the Data API takes "
-            f"{MAX_STATEMENTS} and {MAX_BYTES}. Load fewer columns."
+    if table.restates:
+        # A row outside its own span would be inserted beside the one that an earlier load of it left.
+        by, at = quote(table.restates.by), quote(table.restates.at)
+        begin, end, retracted = map(
+            quote, (table.restates.begin, table.restates.end, table.restates.retracted)
+        )
+        statements += _assertion(
+            mark,
+            ROWS_ARE_WITHIN_THEIR_SPANS,
+            f"COUNT(*) = 0 THEN 1 END FROM {staging} WHERE {by} IS NULL OR {retracted} IS NULL "
+            f"OR {begin} IS NULL OR {end} IS NULL OR {begin} > {end} "
+            f"OR (NOT {retracted} AND ({at} IS NULL OR {at} < {begin} OR {at} > {end}))",
         )
     return statements
 
@@ -86,14 +139,65 @@ def _assertion(mark: str, name: str, condition: str) -> list[str]:
     ]
 
 
-def _delete(table: RedshiftTable, load: Load, staging: str) -> str:
+def _same_keys(table: RedshiftTable, staging: str) -> str:
     target = qualified(table.name)
-    if table.mode == "merge":
-        same = " AND ".join(f"{target}.{quote(key)} = {staging}.{quote(key)}" for key in table.keys)
-        return f"DELETE FROM {target} USING {staging} WHERE {same}"  # noqa: S608
+    return " AND ".join(f"{target}.{quote(key)} = {staging}.{quote(key)}" for key in table.keys)
+
+
+def _same_span(table: RedshiftTable, restates: Restatement, staging: str) -> str:
+    target, at = qualified(table.name), f"{qualified(table.name)}.{quote(restates.at)}"
+    return (
+        f"{target}.{quote(restates.by)} = {staging}.{quote(restates.by)} "
+        f"AND {at} >= {staging}.{quote(restates.begin)} AND {at} <= {staging}.{quote(restates.end)}"
+    )
+
+
+def _same_partition(table: RedshiftTable, load: Load) -> str:
     if table.partition is None or load.partition is None:
         raise ConfigurationError(f"{table.name} has no partition to replace.")
-    return f"DELETE FROM {target} WHERE {quote(table.partition)} = {partition_literal(table, load.partition)}"  # noqa: S608
+    return f"{quote(table.partition)} = {partition_literal(table, load.partition)}"
+
+
+def _deletes(table: RedshiftTable, load: Load, staging: str) -> list[str]:
+    """What makes room for the staged rows, by the table's mode."""
+    target = qualified(table.name)
+    statements = []
+    if table.restates:
+        statements.append(
+            f"DELETE FROM {target} USING {staging} WHERE {_same_span(table, table.restates, staging)}"  # noqa: S608
+        )
+    elif table.mode != "merge":
+        statements.append(f"DELETE FROM {target} WHERE {_same_partition(table, load)}")  # noqa: S608
+    if table.mode != "replace":
+        statements.append(f"DELETE FROM {target} USING {staging} WHERE {_same_keys(table, staging)}")  # noqa: S608
+    return statements
+
+
+def _insert_days(table: RedshiftTable, days: tuple[str, str], load: Load, staging: str) -> str:
+    """The days of the rows that come and of those that go, before any goes.
+
+    Rows that go by their key alone are left out: a key keeps its days, so those are the days of the row that comes.
+    """
+    target = qualified(table.name)
+
+    def spans(first: str, last: str, relation: str) -> str:
+        return f"SELECT CAST({first} AS DATE) AS first_day, CAST({last} AS DATE) AS last_day FROM {relation}"  # noqa: S608
+
+    first, last = map(quote, days)
+    found = [spans(first, last, staging)]
+    of_target = spans(f"{target}.{first}", f"{target}.{last}", target)
+    if table.restates:
+        found += [
+            spans(quote(table.restates.begin), quote(table.restates.end), staging),
+            f"{of_target}, {staging} WHERE {_same_span(table, table.restates, staging)}",
+        ]
+    elif table.mode != "merge":
+        found.append(f"{of_target} WHERE {_same_partition(table, load)}")
+    return (
+        f"INSERT INTO {qualified(LOAD_DAYS.name)} (load_id, first_day, last_day) "  # noqa: S608
+        f"SELECT {literals.text(load.load_id)}, first_day, last_day FROM ({' UNION '.join(found)}) AS d "
+        "WHERE first_day IS NOT NULL AND last_day IS NOT NULL"
+    )
 
 
 def partition_literal(table: RedshiftTable, value: str) -> str:

@@ -9,7 +9,7 @@ from airflow_emr_etl.exceptions import SchemaMismatchError
 from airflow_emr_etl.models.manifest import Manifest
 from airflow_emr_etl.models.table import Column, RedshiftTable, normal_type
 from airflow_emr_etl.warehouse import literals
-from airflow_emr_etl.warehouse.history import FENCE, HISTORY
+from airflow_emr_etl.warehouse.history import FENCE, HISTORY, LOAD_DAYS
 from airflow_emr_etl.warehouse.identifiers import column_list, qualified, quote
 
 CONTROL_SCHEMA = "etl"
@@ -45,6 +45,7 @@ def create_all(table: RedshiftTable) -> list[str]:
         f"CREATE SCHEMA IF NOT EXISTS {quote(table.schema_name)}",
         create_table(HISTORY),
         create_table(FENCE),
+        create_table(LOAD_DAYS),
         f"CREATE TABLE IF NOT EXISTS {qualified(lock_table(table.name))} (unused SMALLINT)",
         create_table(table),
     ]
@@ -129,7 +130,7 @@ def changes(table: RedshiftTable, existing: Sequence[Column]) -> list[str]:
 
 
 def check_manifest(table: RedshiftTable, manifest: Manifest) -> None:
-    """Raise SchemaMismatchError unless the files' columns are the table's, in order.
+    """Raise SchemaMismatchError unless the files' columns are the table's and then its staging columns, in order.
 
     COPY of Parquet goes by position.
     """
@@ -139,7 +140,7 @@ def check_manifest(table: RedshiftTable, manifest: Manifest) -> None:
         raise SchemaMismatchError(
             f"The manifest of {manifest.dataset} has a column that cannot be loaded. {error}"
         ) from error
-    wanted = [(column.name, column.type) for column in table.columns]
+    wanted = [(column.name, column.type) for column in (*table.columns, *table.staging_columns)]
     if offered == wanted:
         return
     differences = []

@@ -35,7 +35,7 @@ HELPERS = {
         "s3_lock",
         "step_keeper",
     },
-    "operators": {"base", "drop_in", "failures", "waiting"},
+    "operators": {"base", "drop_in", "failures", "redshift_batch", "waiting"},
     "sensors": {"waiting"},
     "triggers": {
         "event_inbox",

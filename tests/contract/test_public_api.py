@@ -12,6 +12,7 @@ import airflow_emr_etl
 PUBLIC = {
     "ActionOnFailure",
     "BootstrapAction",
+    "BuildMartsOperator",
     "ClusterPool",
     "ClusterSpec",
     "CommandStep",
@@ -60,8 +61,8 @@ def test_what_is_not_there_is_an_attribute_error() -> None:
         ("import airflow_emr_etl", "airflow,boto3,botocore,pydantic,pyspark,pandas"),
         ("from airflow_emr_etl import ClusterSpec", "airflow,boto3,botocore,pyspark,pandas"),
         (
-            "from airflow_emr_etl import EmrCluster, IngestLogsOperator, S3LogsSensor, RedshiftTable; "
-            "import airflow_emr_etl.transfers.redshift_load",
+            "from airflow_emr_etl import EmrCluster, IngestLogsOperator, S3LogsSensor, RedshiftTable, "
+            "BuildMartsOperator; import airflow_emr_etl.transfers.redshift_load",
             "boto3,botocore,pyspark,pandas,pyarrow,great_expectations,sqlglot,psycopg,moto,"
             "airflow.providers.amazon.aws,airflow_emr_etl.local",
         ),

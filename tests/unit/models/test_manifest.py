@@ -36,6 +36,8 @@ def test_a_manifest_survives_the_way_through_json() -> None:
     assert Manifest.from_json(MANIFEST.to_json()) == MANIFEST
     empty = replace(MANIFEST, entries=(), accounting=None)
     assert Manifest.from_json(empty.to_json()) == empty
+    restated = replace(MANIFEST, restatement=0)
+    assert Manifest.from_json(restated.to_json()) == restated
 
 
 def test_copy_finds_what_it_needs() -> None:
@@ -63,6 +65,7 @@ def test_copy_finds_what_it_needs() -> None:
         (("entries", 1, "url"), "s3://lake/events/a.parquet", "lists a file twice"),
         (("schema", "elements", 0), "x", "an item of schema.elements is no JSON object"),
         (("airflow_emr_etl",), None, "airflow_emr_etl is no JSON object"),
+        (("airflow_emr_etl", "restatement"), "x", "restatement is no count"),
         (("airflow_emr_etl", "version"), 2, "version 2; this release reads version 1"),
         (("airflow_emr_etl", "accounting", "lines_in"), True, "accounting.lines_in is no count"),
         (("airflow_emr_etl", "accounting", "quarantined"), 3, "accounting.quarantined is no JSON object"),

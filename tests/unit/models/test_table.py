@@ -10,6 +10,15 @@ from pydantic import ValidationError
 from airflow_emr_etl.models.table import RedshiftTable, RedshiftTarget, normal_type
 
 ROLE = "arn:aws:iam::123456789012:role/loader"
+STAGING = ["since TIMESTAMP", "until TIMESTAMP", "gone BOOLEAN"]
+VISITS: dict[str, Any] = {
+    "name": "a.visits",
+    "mode": "restate",
+    "keys": ["id"],
+    "columns": ["id BIGINT", "who VARCHAR(9)", "at TIMESTAMP"],
+    "staging_columns": STAGING,
+    "restates": {"by": "who", "at": "at", "begin": "since", "end": "until", "retracted": "gone"},
+}
 
 
 @pytest.mark.parametrize(
@@ -62,6 +71,21 @@ def test_columns_in_three_spellings() -> None:
         ({"name": "a.b", "partition": "dt", "columns": ["dt DATE", "DT DATE"]}, "column twice"),
         ({"name": "a.b", "partition": "dt", "dist_key": "x", "dist_style": "ALL"}, "say one"),
         ({"name": "a.b", "partition": "dt", "colour": "red"}, "Extra inputs"),
+        ({"name": "a.b", "partition": "dt", "mode": "restate"}, "needs keys= to restate by"),
+        ({"name": "a.b", "keys": ["x"], "mode": "restate"}, "needs partition= or restates="),
+        ({"name": "a.b", "partition": "dt", "columns": ["dt DATE"], "days": "at"}, "has no column at"),
+        ({"name": "a.b", "partition": "dt", "staging_columns": ["x DATE"]}, "must state its columns too"),
+        (
+            {**VISITS, "staging_columns": ["until TIMESTAMP", "gone BOOLEAN"]},
+            "no staging column since; it has until",
+        ),
+        ({**VISITS, "staging_columns": ()}, "it has none. Add it to staging_columns"),
+        ({**VISITS, "staging_columns": [*STAGING, "id BIGINT"]}, "has id among columns and staging_columns"),
+        ({**VISITS, "staging_columns": [*STAGING, "since DATE"]}, "a staging column twice"),
+        ({**VISITS, "staging_columns": [*STAGING[:2], "gone DATE"]}, "gone is DATE; it must be BOOLEAN"),
+        ({**VISITS, "staging_columns": ["since DATE", *STAGING[1:]]}, "since is DATE .* must be of one type"),
+        ({**VISITS, "mode": "merge"}, "which needs mode='restate'; it is 'merge'"),
+        ({**VISITS, "restates": {**VISITS["restates"], "by": "whom"}}, "has no column whom"),
     ],
 )
 def test_tables_that_are_refused(fields: dict[str, Any], message: str) -> None:
@@ -85,3 +109,10 @@ def test_a_target_is_one_place() -> None:
             RedshiftTarget(iam_role=ROLE, **fields)
     with pytest.raises(ValidationError, match="not the ARN"):
         RedshiftTarget(workgroup_name="a", iam_role="AKIAXXXXXXXX:secret")
+
+
+def test_a_table_that_is_restated() -> None:
+    table = RedshiftTable(**VISITS, days=("at", "at"))
+    assert RedshiftTable.model_validate(table.model_dump()) == table
+    assert RedshiftTable(**VISITS, days="at") == table
+    assert RedshiftTable(**{**VISITS, "partition": "at"}).restates == table.restates

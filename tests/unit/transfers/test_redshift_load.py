@@ -13,14 +13,15 @@ from airflow_emr_etl.exceptions import (
     ManifestError,
     RowCountMismatchError,
     ServiceUnavailableError,
+    StaleLoadError,
     StatementFailedError,
 )
 from airflow_emr_etl.models.manifest import Accounting, Manifest
 from airflow_emr_etl.models.table import RedshiftTarget
+from airflow_emr_etl.operators import redshift_batch
+from airflow_emr_etl.operators.redshift_batch import STATEMENT_KEY
 from airflow_emr_etl.operators.waiting import RESUMED_TO_FAIL
-from airflow_emr_etl.transfers import redshift_load
 from airflow_emr_etl.transfers.redshift_load import (
-    STATEMENT_KEY,
     RedshiftLoadOperator,
     check_accounting,
     client_token,
@@ -60,22 +61,26 @@ def test_the_constructor_touches_nothing_and_shows_its_templates() -> None:
         assert not {"hook", "lake", "place"} & set(vars(operator))
 
 
-def test_a_token_names_one_attempt_of_one_task() -> None:
+def test_a_token_names_one_attempt_of_one_task_on_one_place() -> None:
+    here, there = (RedshiftTarget(workgroup_name=name, iam_role="default") for name in ("a", "b"))
     tokens = {
-        client_token(load(), -1, 1, 1),
-        client_token(load(), -1, 1, 2),
-        client_token(load(), -1, 2, 1),
-        client_token(load(), 0, 1, 1),
+        client_token(load(), here, -1, 1, 1),
+        client_token(load(), there, -1, 1, 1),
+        client_token(load(), here, -1, 1, 2),
+        client_token(load(), here, -1, 2, 1),
+        client_token(load(), here, 0, 1, 1),
     }
-    assert len(tokens) == 4
+    assert len(tokens) == 5
     assert all(len(token) <= 64 for token in tokens)
-    assert client_token(load(), -1, 1, 1) in tokens
+    assert client_token(load(), here, -1, 1, 1) in tokens
 
 
 def test_accounting_is_checked_again() -> None:
     check_accounting(manifest(accounting=None))
     check_accounting(manifest(accounting=Accounting(lines_in=2, valid=0, delivered_twice=2)))
     check_accounting(manifest(dataset="daily_traffic", accounting=Accounting(lines_in=2, valid=2)))
+    # A re-statement also carries rows of other batches.
+    check_accounting(manifest(restatement=1, accounting=Accounting(lines_in=2, valid=2)))
     with pytest.raises(AccountingError, match="counts 2 events"):
         check_accounting(manifest(accounting=Accounting(lines_in=2, valid=2)))
     with pytest.raises(AccountingError, match="counts 1 sessions"):
@@ -99,6 +104,7 @@ def test_the_partition_is_the_one_that_the_run_is_for() -> None:
         ("ERROR: Cannot insert a NULL value into column row_count_matches", RowCountMismatchError),
         ("ERROR: Cannot insert a NULL value into column keys_are_distinct", LoadError),
         ("ERROR: Cannot insert a NULL value into column rows_are_of_the_partition", LoadError),
+        ("ERROR: Cannot insert a NULL value into column no_later_state_is_loaded", StaleLoadError),
         ("ERROR: syntax error", StatementFailedError),
         ("ERROR: 1023 DETAIL: Serializable isolation violation", ServiceUnavailableError),
     ],
@@ -120,7 +126,7 @@ def test_a_task_that_is_resumed_only_to_fail_cancels_its_statement(monkeypatch: 
             cancelled.append(statement_id)
             return True
 
-    monkeypatch.setattr(redshift_load, "RedshiftDataHook", Hook)
+    monkeypatch.setattr(redshift_batch, "RedshiftDataHook", Hook)
     target = RedshiftTarget(workgroup_name="wg", iam_role="default")
     operator = EVENTS.load("t", manifest="s3://lake/m.json", target=target)
     ti = FakeTaskInstance()

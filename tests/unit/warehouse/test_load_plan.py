@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from airflow_emr_etl.exceptions import ConfigurationError, SchemaMismatchError
+from airflow_emr_etl.exceptions import ConfigurationError, ManifestError, SchemaMismatchError
 from airflow_emr_etl.models.manifest import Accounting, Column, Manifest, ManifestEntry
-from airflow_emr_etl.models.table import RedshiftTable
+from airflow_emr_etl.models.table import RedshiftTable, Restatement
 from airflow_emr_etl.warehouse import load_plan, schema
 from airflow_emr_etl.warehouse.clickstream import EVENTS, TABLES
 from airflow_emr_etl.warehouse.history import Load, load_id
@@ -19,15 +19,34 @@ ROLE = "arn:aws:iam::123456789012:role/loader"
 ORDERS = RedshiftTable("public.orders", partition="dt", keys=["id"], columns=["id BIGINT", "dt DATE"])
 
 
-def load(table: RedshiftTable = ORDERS, *, rows: int = 3, partition: str | None = "2026-01-05") -> Load:
+VISITS = RedshiftTable(
+    "public.visits",
+    mode="restate",
+    partition="dt",
+    keys=["id"],
+    columns=["id BIGINT", "who VARCHAR(9)", "at TIMESTAMP", "dt DATE"],
+    staging_columns=["since TIMESTAMP", "until TIMESTAMP", "gone BOOLEAN"],
+    restates=Restatement(by="who", at="at", begin="since", end="until", retracted="gone"),
+    days="at",
+)
+
+
+def load(
+    table: RedshiftTable = ORDERS,
+    *,
+    rows: int = 3,
+    partition: str | None = "2026-01-05",
+    restatement: int | None = None,
+) -> Load:
     manifest = Manifest(
         dataset="orders",
         partition={"dt": "2026-01-05"},
         job="j",
         created_at="2026-01-06T00:00:00Z",
         entries=(ManifestEntry("s3://lake/o/part-0.parquet", 10, rows),) if rows else (),
-        columns=tuple(Column(column.name, column.type) for column in table.columns),
+        columns=tuple(Column(c.name, c.type) for c in (*table.columns, *table.staging_columns)),
         accounting=Accounting(lines_in=5, valid=3, quarantined={"x": 2}),
+        restatement=restatement,
     )
     return Load("f" * 64, table.name, partition, "d'ag", "run", "s3://lake/o/manifest.json", manifest)
 
@@ -53,10 +72,60 @@ def test_the_transaction_of_a_load() -> None:
         'DELETE FROM "public"."orders" WHERE "dt" = \'2026-01-05\'',
         'INSERT INTO "public"."orders" ("id", "dt") SELECT "id", "dt" FROM "staged_ffffffffffff"',
         'INSERT INTO "etl"."load_history" ("load_id", "target", "partition_value", "dag_id", "run_id", "manifest", '
-        '"rows_loaded", "bytes_loaded", "lines_in", "valid", "quarantined", "delivered_twice", "loaded_at") VALUES '
+        '"rows_loaded", "bytes_loaded", "lines_in", "valid", "quarantined", "delivered_twice", "loaded_at", '
+        '"restatement") VALUES '
         f"('{'f' * 64}', 'public.orders', '2026-01-05', 'd''ag', 'run', 's3://lake/o/manifest.json', 3, 10, 5, 3, 2, "
-        "0, GETDATE())",
+        "0, GETDATE(), NULL)",
     ]
+
+
+def test_the_transaction_of_a_restatement() -> None:
+    statements = load_plan.load_transaction(VISITS, load(VISITS, restatement=7), iam_role=ROLE)
+    mark = "ffffffffffff"
+    span = (
+        f'"public"."visits"."who" = "staged_{mark}"."who" AND "public"."visits"."at" >= "staged_{mark}"."since" '
+        f'AND "public"."visits"."at" <= "staged_{mark}"."until"'
+    )
+    assert statements[4:8] == [
+        f'CREATE TEMP TABLE "assert_4_{mark}" ("no_later_state_is_loaded" INTEGER NOT NULL)',
+        f'INSERT INTO "assert_4_{mark}" SELECT CASE WHEN COUNT(*) = 0 THEN 1 END FROM "etl"."load_history" '
+        "WHERE target = 'public.visits' AND restatement > 7",
+        f'CREATE TEMP TABLE "staged_{mark}" ("id" BIGINT NOT NULL, "who" VARCHAR(9), "at" TIMESTAMP, "dt" DATE, '
+        '"since" TIMESTAMP, "until" TIMESTAMP, "gone" BOOLEAN)',
+        f'COPY "staged_{mark}" ("id", "who", "at", "dt", "since", "until", "gone") FROM '
+        f"'s3://lake/o/manifest.json' IAM_ROLE '{ROLE}' FORMAT AS PARQUET MANIFEST",
+    ]
+    assert not [s for s in statements if load_plan.ROWS_ARE_OF_THE_PARTITION in s]
+    assert statements[-5:-1] == [
+        'INSERT INTO "etl"."load_days" (load_id, first_day, last_day) '
+        f"SELECT '{'f' * 64}', first_day, last_day FROM ("
+        f'SELECT CAST("at" AS DATE) AS first_day, CAST("at" AS DATE) AS last_day FROM "staged_{mark}" UNION '
+        f'SELECT CAST("since" AS DATE) AS first_day, CAST("until" AS DATE) AS last_day FROM "staged_{mark}" UNION '
+        'SELECT CAST("public"."visits"."at" AS DATE) AS first_day, CAST("public"."visits"."at" AS DATE) AS last_day '
+        f'FROM "public"."visits", "staged_{mark}" WHERE {span}) AS d '
+        "WHERE first_day IS NOT NULL AND last_day IS NOT NULL",
+        f'DELETE FROM "public"."visits" USING "staged_{mark}" WHERE {span}',
+        f'DELETE FROM "public"."visits" USING "staged_{mark}" WHERE "public"."visits"."id" = "staged_{mark}"."id"',
+        'INSERT INTO "public"."visits" ("id", "who", "at", "dt") SELECT "id", "who", "at", "dt" '
+        f'FROM "staged_{mark}" WHERE NOT "gone"',
+    ]
+    assert statements[-1].endswith("GETDATE(), 7)")
+
+
+def test_a_restatement_of_a_partition_also_replaces_rows_of_others_by_key() -> None:
+    table = RedshiftTable(**{**ORDERS.model_dump(), "mode": "restate"})
+    statements = load_plan.load_transaction(table, load(table, restatement=0), iam_role=ROLE)
+    assert [s for s in statements if s.startswith("DELETE")] == [
+        'DELETE FROM "public"."orders" WHERE "dt" = \'2026-01-05\'',
+        'DELETE FROM "public"."orders" USING "staged_ffffffffffff" WHERE '
+        '"public"."orders"."id" = "staged_ffffffffffff"."id"',
+    ]
+    assert not [s for s in statements if load_plan.ROWS_ARE_OF_THE_PARTITION in s]
+
+
+def test_a_restatement_without_a_number_is_refused() -> None:
+    with pytest.raises(ManifestError, match="has no restatement number"):
+        load_plan.load_transaction(VISITS, load(VISITS), iam_role=ROLE)
 
 
 def test_no_copy_without_files() -> None:
@@ -170,6 +239,9 @@ def test_a_manifest_is_compared_by_position() -> None:
         schema.check_manifest(ORDERS, replace(manifest, columns=manifest.columns[::-1]))
     with pytest.raises(SchemaMismatchError, match="column 3: x REAL in the manifest, nothing in the table"):
         schema.check_manifest(ORDERS, replace(manifest, columns=(*manifest.columns, Column("x", "REAL"))))
+    schema.check_manifest(VISITS, load(VISITS).manifest)
+    with pytest.raises(SchemaMismatchError, match="column 5: nothing in the manifest, since TIMESTAMP"):
+        schema.check_manifest(VISITS, replace(manifest, columns=load(VISITS).manifest.columns[:4]))
     with pytest.raises(SchemaMismatchError, match="cannot be loaded"):
         schema.check_manifest(ORDERS, replace(manifest, columns=(Column("x", "GEOMETRY"),)))
 
@@ -177,5 +249,5 @@ def test_a_manifest_is_compared_by_position() -> None:
 def test_the_accounting_is_plain_text_in_the_history() -> None:
     manifest = replace(load().manifest, accounting=None)
     statement = load_plan.load_transaction(ORDERS, replace(load(), manifest=manifest), iam_role=ROLE)[-1]
-    assert "3, 10, NULL, NULL, NULL, NULL, GETDATE())" in statement
+    assert "3, 10, NULL, NULL, NULL, NULL, GETDATE(), NULL)" in statement
     json.dumps(statement)
