@@ -61,6 +61,11 @@ SESSIONS = _columns(
     ("dt", "DATE"),
 )
 
+RESTATES = _columns(
+    ("restates_from", "TIMESTAMP"), ("restates_to", "TIMESTAMP"), ("retracted", "BOOLEAN")
+)
+"""After the sessions' own columns, for the load alone: whose sessions of which time a row takes the place of."""
+
 DAILY_TRAFFIC = _columns(
     ("dt", "DATE"),
     ("hits", "BIGINT"),

@@ -170,6 +170,10 @@ class _Hits:
         np.add.at(repeated, into[same], self.flag["counted"][same].astype(np.int64))
         hits = self.take(kept)
         hits.number["repeated"] = repeated
+        # What this batch has no more and another has is that one's now: its row must be stated by it.
+        gone = same & (self.flag["fresh"] & ~self.flag["counted"])
+        hits.flag["fresh"] = hits.flag["fresh"].copy()
+        hits.flag["fresh"][into[gone]] = True
         return hits
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from airflow_emr_etl.models.table import RedshiftTable
+from airflow_emr_etl.models.table import RedshiftTable, Restatement
 
 EVENTS = RedshiftTable(
     "analytics.events",
+    mode="restate",
     partition="dt",
     keys=["event_id"],
     dist_key="visitor_id",
@@ -34,6 +35,7 @@ EVENTS = RedshiftTable(
 
 SESSIONS = RedshiftTable(
     "analytics.sessions",
+    mode="restate",
     partition="dt",
     keys=["session_id"],
     dist_key="visitor_id",
@@ -51,8 +53,12 @@ SESSIONS = RedshiftTable(
         "referrer_host VARCHAR(65535)",
         "dt DATE",
     ],
+    staging_columns=["restates_from TIMESTAMP", "restates_to TIMESTAMP", "retracted BOOLEAN"],
+    restates=Restatement(
+        by="visitor_id", at="started_at", begin="restates_from", end="restates_to", retracted="retracted"
+    ),
 )
-"""One row for each visit."""
+"""One row for each session; ``dt`` is the UTC day on which it started."""
 
 DAILY_TRAFFIC = RedshiftTable(
     "analytics.daily_traffic",

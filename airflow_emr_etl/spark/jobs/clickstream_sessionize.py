@@ -1,7 +1,8 @@
-"""Events to sessions and daily totals. Reads only the files that normalize's manifest lists.
+"""Events to sessions and daily totals. Reads only the files that manifests list.
 
 Writes the datasets ``events`` (as for the warehouse, with ``session_id``), ``sessions`` and ``daily_traffic``.
-The rules are in docs/clickstream.md.
+With ``--catalog``, sessions go on across midnight and across batches: what a line of this batch touches is stated
+anew, in ``sessions`` and in ``events``, for the load to merge. The rules are in docs/sessions.md.
 """
 
 from __future__ import annotations
@@ -9,30 +10,53 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+import time
 from datetime import date
-from typing import Optional, Sequence
+from functools import reduce
+from typing import Callable, Collection, Dict, List, Optional, Sequence, Set
+from zoneinfo import ZoneInfo
 
+from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from airflow_emr_etl.exceptions import AccountingError, ConfigurationError, ManifestError
 from airflow_emr_etl.models import access_log
-from airflow_emr_etl.models.manifest import FILE_NAME, Accounting
+from airflow_emr_etl.models.batch import Batch
+from airflow_emr_etl.models.manifest import FILE_NAME, Accounting, Manifest
+from airflow_emr_etl.models.session_rules import CUTS, SessionRules
 from airflow_emr_etl.spark import columns, storage
 from airflow_emr_etl.spark.arguments import job_parser, whole_number
+from airflow_emr_etl.spark.batch_catalog import BatchCatalog
 from airflow_emr_etl.spark.dataset import Dataset, read_manifest
+from airflow_emr_etl.spark.neighbours import Neighbours, owner_of
 from airflow_emr_etl.spark.session import job_session
+from airflow_emr_etl.spark.session_engine import sessions_of
 
 NAME = "clickstream_sessionize"
+
+_ATTEMPTS = 3
+_NEVER_OWNS = 2**31 - 1
 
 
 def parse_arguments(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = job_parser(NAME, "Group the events of one day into sessions.")
     parser.add_argument("--input", required=True, help="the output of clickstream_normalize")
+    parser.add_argument("--catalog", help="folder of the batches' entries; without it, a batch stands alone")
     parser.add_argument("--inactivity-minutes", type=whole_number, default=30)
+    parser.add_argument("--max-minutes", type=whole_number, help="no session is longer than this")
+    parser.add_argument("--cut-at-midnight", metavar="ZONE", help="end sessions at midnight, such as UTC")
+    parser.add_argument(
+        "--cut-on", action="append", default=[], choices=CUTS, help="what begins a session; repeatable"
+    )
     arguments = parser.parse_args(argv)
-    if arguments.inactivity_minutes < 1:
-        raise ConfigurationError("--inactivity-minutes is 0; valid is 1 and more.")
+    arguments.rules = SessionRules(
+        inactivity_minutes=arguments.inactivity_minutes,
+        max_minutes=arguments.max_minutes,
+        midnight_zone=arguments.cut_at_midnight,
+        cut_on=tuple(arguments.cut_on),
+    )
+    _check_zone(arguments.rules)
     return arguments
 
 
@@ -45,7 +69,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             source=arguments.input,
             day=arguments.day,
             output=arguments.output,
-            inactivity_minutes=arguments.inactivity_minutes,
+            rules=arguments.rules,
+            catalog=arguments.catalog,
         )
         print(f"{NAME}: {accounting.to_dict()}")  # noqa: T201 - the step's stdout
     finally:
@@ -53,9 +78,45 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 def sessionize(
-    spark: SparkSession, source: str, day: date, output: str, inactivity_minutes: int = 30
+    spark: SparkSession,
+    source: str,
+    day: date,
+    output: str,
+    rules: Optional[SessionRules] = None,
+    catalog: Optional[str] = None,
+    clock: Callable[[], float] = time.time,
 ) -> Accounting:
-    """Run the job in ``spark``; see the module. Raise MissingInputError, ManifestError or AccountingError."""
+    """Run the job in ``spark``; see the module. Raise MissingInputError, ManifestError or AccountingError.
+
+    A run that finds that another batch was entered meanwhile begins again, so that none misses the other.
+    """
+    rules = rules or SessionRules()
+    _check_zone(rules)
+    given = _given(spark, source, day)
+    known = None if catalog is None else BatchCatalog(spark, catalog)
+    for _ in range(_ATTEMPTS):
+        before = {} if known is None else known.entries()
+        run = _Run(spark, source, given, day, output, rules, before)
+        try:
+            run.write()
+        finally:
+            run.release()
+        if known is None:
+            return run.finish(None)
+        own = run.entry(clock)
+        known.put(own)
+        after = known.entries()
+        if {name: batch for name, batch in after.items() if name != day} == {
+            name: batch for name, batch in before.items() if name != day
+        }:
+            return run.finish(own.restatement)
+    raise ManifestError(
+        f"Other batches were entered in {catalog} during each of {_ATTEMPTS} attempts at {day}. Let one run at a time "
+        "sessionize (max_active_runs=1)."
+    )
+
+
+def _given(spark: SparkSession, source: str, day: date) -> Manifest:
     uri = storage.join(source, "events", FILE_NAME)
     given = read_manifest(spark, uri)
     if given.accounting is None or given.partition.get("dt") != day.isoformat():
@@ -63,83 +124,232 @@ def sessionize(
             f"{uri} is of {dict(given.partition)}, not of the day {day}, or has no accounting."
         )
     given.accounting.check()
+    return given
 
-    events = Dataset(spark, output, "events", day, columns.EVENTS)
-    sessions = Dataset(spark, output, "sessions", day, columns.SESSIONS)
-    traffic = Dataset(spark, output, "daily_traffic", day, columns.DAILY_TRAFFIC)
 
-    normalized = Dataset(spark, source, "events", day, columns.NORMALIZED).read(given.urls)
-    events.write(_with_sessions(normalized, inactivity_minutes))
-    event_files, _ = events.measure()
-    written = sum(file.record_count for file in event_files)
-    if written != given.accounting.valid or given.record_count != written:
-        raise AccountingError(
-            f"{given.accounting.valid} valid events were announced by {uri}, {given.record_count} are listed, "
-            f"and {written} were written.",
+class _Run:
+    """One attempt: read, find, write; the manifests come last, in :meth:`finish`."""
+
+    def __init__(
+        self,
+        spark: SparkSession,
+        source: str,
+        given: Manifest,
+        day: date,
+        output: str,
+        rules: SessionRules,
+        entries: Dict[date, Batch],
+    ) -> None:
+        assert given.accounting is not None  # noqa: S101 - checked where it was read
+        self.spark, self.day, self.rules = spark, day, rules
+        self.given, self.accounting = given, given.accounting
+        self.uri = storage.join(source, "events", FILE_NAME)
+        self.before = entries.get(day)
+        self.others = [batch for batch in entries.values() if batch.day != day]
+        self.newest = max((batch.restatement for batch in entries.values()), default=0)
+        self.events = Dataset(spark, output, "events", day, columns.EVENTS)
+        self.sessions = Dataset(spark, output, "sessions", day, [*columns.SESSIONS, *columns.RESTATES])
+        self.traffic = Dataset(spark, output, "daily_traffic", day, columns.DAILY_TRAFFIC)
+        self.neighbours = Neighbours(self.others, rules, self._events_of)
+        self.days: Dict[date, int] = {}
+        self._kept: List[DataFrame] = []
+
+    def write(self) -> None:
+        normalized = self._read(self.given.urls)
+        self.days = {
+            row["day"]: row["count"] for row in normalized.groupBy(F.to_date("ts").alias("day")).count().collect()
+        }
+        gone = self._gone(normalized)
+        own = normalized.withColumn("owner", F.lit(owner_of(self.day)))
+        near = self.neighbours.find(normalized, set(self.days), gone)
+        alone = near is None and gone is None
+        hits = [_narrow(own, self.rules, kind="FRESH")]
+        if near is not None:
+            hits.append(_narrow(near, self.rules, kind="KNOWN"))
+        if gone is not None:
+            hits.append(_narrow(gone.withColumn("owner", F.lit(_NEVER_OWNS)), self.rules, kind="GONE"))
+        found = sessions_of(
+            reduce(DataFrame.unionByName, hits), self.rules, rows=self.given.record_count, known=True
+        ).where("fresh")
+        found = found.persist(StorageLevel.DISK_ONLY)
+        self._kept.append(found)
+        self.sessions.write(_sessions(found))
+        self.session_files, counted = self.sessions.measure(
+            F.sum("hits").alias("hits"), F.count(F.when(F.col("retracted"), 1)).alias("retracted")
         )
 
-    hits = events.read([file.url for file in event_files])
-    sessions.write(_sessions(hits, day))
-    session_files, _ = sessions.measure()
-    traffic.write(_traffic(hits, sessions.read([file.url for file in session_files]), day))
-    traffic_files, _ = traffic.measure()
+        self.events.write(_with_sessions([own] if near is None else [own, near], found, self.day))
+        self.event_files, of_events = self.events.measure(
+            F.count(F.when(F.col("dt") == F.lit(self.day), 1)).alias("own")
+        )
+        kept, written = _get(of_events, "own"), sum(file.record_count for file in self.event_files)
+        listed, valid = self.given.record_count, self.accounting.valid
+        if listed != valid or written != _get(counted, "hits") or kept > valid or (alone and kept != valid):
+            raise AccountingError(
+                f"{valid} valid events were announced by {self.uri} and {listed} are listed; {kept} of them and "
+                f"{written - kept} of other batches were written, and the sessions have {_get(counted, 'hits')} hits.",
+            )
+        session_count = sum(file.record_count for file in self.session_files) - _get(counted, "retracted")
+        self.accounting = dataclasses.replace(
+            self.accounting,
+            valid=kept,
+            delivered_twice=self.accounting.delivered_twice + valid - kept,
+            sessions=session_count,
+            **self._parts(valid - kept),
+        )
+        self.accounting.check()
+        self.traffic.write(self._totals())
+        self.traffic_files, _ = self.traffic.measure()
 
-    accounting = dataclasses.replace(
-        given.accounting, sessions=sum(file.record_count for file in session_files)
-    )
-    traffic.finish(traffic_files, NAME, accounting)
-    sessions.finish(session_files, NAME, accounting)
-    events.finish(event_files, NAME, accounting)
-    return accounting
+    def finish(self, restatement: Optional[int]) -> Accounting:
+        """Write the manifests."""
+        number = 0 if restatement is None else restatement
+        self.traffic.finish(self.traffic_files, NAME, self.accounting)
+        self.sessions.finish(self.session_files, NAME, self.accounting, number)
+        self.events.finish(self.event_files, NAME, self.accounting, number)
+        return self.accounting
 
+    def entry(self, clock: Callable[[], float]) -> Batch:
+        """This batch as the next ones will know it."""
+        earlier: Sequence[str] = ()
+        if self.before is not None:
+            versions = (self.before.manifest, *self.before.earlier)
+            earlier = [uri for uri in dict.fromkeys(versions) if uri != self.uri]
+        return Batch(
+            day=self.day,
+            manifest=self.uri,
+            days=self.days,
+            restatement=max(self.newest + 1, int(clock() * 1_000_000)),
+            earlier=tuple(earlier),
+        )
 
-def _with_sessions(events: DataFrame, inactivity_minutes: int) -> DataFrame:
-    """Add ``session_id``. A gap of *more* than the inactivity starts a session; times are totally ordered by
-    (ts, event_id), because equal times in no fixed order would cut the same events differently each run."""
-    in_order = Window.partitionBy("visitor_id").orderBy("ts", "event_id")
-    previous = F.lag("ts").over(in_order)
-    starts = previous.isNull() | (
-        F.unix_micros("ts") - F.unix_micros(previous) > inactivity_minutes * 60_000_000
-    )
-    first_event = F.last(F.when(F.col("starts"), F.col("event_id")), ignorenulls=True).over(
-        in_order.rowsBetween(Window.unboundedPreceding, Window.currentRow)
-    )
-    return (
-        events.withColumn("starts", starts)
-        .withColumn("first_event", first_event)
-        .withColumn("session_id", F.sha2(F.concat_ws(":", "visitor_id", "first_event"), 256))
-    )
+    def release(self) -> None:
+        for frame in self._kept:
+            frame.unpersist()
+        self.neighbours.release()
 
+    def _read(self, urls: Sequence[str]) -> DataFrame:
+        return Dataset(self.spark, "", "events", self.day, columns.NORMALIZED).read(urls)
 
-def _sessions(hits: DataFrame, day: date) -> DataFrame:
-    # The least and the greatest of (ts, event_id, ...) are the first and the last hit; event_id decides ties.
-    with_path = F.struct("ts", "event_id", "path")
-    page_with_path = F.when(F.col("is_page_view"), with_path)
-    first_hit = F.min(F.struct("ts", "event_id", "path", "referrer"))
-    return (
-        hits.groupBy("session_id", "visitor_id")
-        .agg(
-            F.min("ts").alias("started_at"),
-            F.max("ts").alias("ended_at"),
-            F.count(F.lit(1)).alias("hits"),
+    def _events_of(self, batch: Batch) -> DataFrame:
+        return self._read(read_manifest(self.spark, batch.manifest).urls)
+
+    def _gone(self, normalized: DataFrame) -> Optional[DataFrame]:
+        """Events of former versions of this batch that it no longer has."""
+        versions: Set[str] = set()
+        if self.before is not None:
+            versions = {self.before.manifest, *self.before.earlier} - {self.uri}
+        if not versions:
+            return None
+        former = [self._read(read_manifest(self.spark, uri).urls) for uri in sorted(versions)]
+        current = normalized.select("event_id")
+        gone = reduce(DataFrame.unionByName, former).join(current, "event_id", "left_anti")
+        gone = gone.select(*normalized.columns).dropDuplicates(["event_id"]).persist(StorageLevel.DISK_ONLY)
+        self._kept.append(gone)
+        return None if gone.isEmpty() else gone
+
+    def _parts(self, repeated: int) -> Dict[str, int]:
+        """The parts of the valid events, counted again where some turned out to be repeated."""
+        if not repeated:
+            return {}
+        own = self.events.read([file.url for file in self.event_files]).where(F.col("dt") == F.lit(self.day))
+        day = self.day.isoformat()
+        (row,) = own.agg(
+            F.count(F.when(F.col("is_bot"), 1)).alias("bots"),
             F.count(F.when(F.col("is_page_view"), 1)).alias("page_views"),
-            first_hit.alias("first_hit"),
-            F.max(with_path).alias("last_hit"),
-            F.min(page_with_path).alias("first_page"),
-            F.max(page_with_path).alias("last_page"),
+            F.count(F.when(F.to_date("ts") != F.lit(day).cast("date"), 1)).alias("outside_day"),
+        ).collect()
+        return {name: int(row[name]) for name in row.__fields__}
+
+    def _totals(self) -> DataFrame:
+        def count_where(condition: Column) -> Column:
+            return F.count(F.when(condition, 1))
+
+        hits = self.events.read([file.url for file in self.event_files]).where(F.col("dt") == F.lit(self.day))
+        of_hits = hits.agg(
+            F.count(F.lit(1)).alias("hits"),
+            count_where(F.col("is_page_view")).alias("page_views"),
+            count_where(F.col("is_bot")).alias("bot_hits"),
+            F.count_distinct("visitor_id").alias("visitors"),
+            F.count_distinct("session_id").alias("sessions"),
+            F.coalesce(F.sum("bytes"), F.lit(0)).alias("bytes"),
+            count_where(F.col("status").between(400, 499)).alias("client_errors"),
+            count_where(F.col("status").between(500, 599)).alias("server_errors"),
         )
-        .select(
-            "session_id",
-            "visitor_id",
-            "started_at",
-            "ended_at",
-            "hits",
-            "page_views",
-            F.coalesce("first_page.path", "first_hit.path").alias("entry_path"),
-            F.coalesce("last_page.path", "last_hit.path").alias("exit_path"),
-            _host(F.col("first_hit.referrer")).alias("referrer_host"),
-            F.lit(day.isoformat()).cast("date").alias("dt"),
+        return of_hits.withColumn("dt", F.lit(self.day.isoformat()).cast("date")).coalesce(1)
+
+
+def _narrow(events: DataFrame, rules: SessionRules, kind: str) -> DataFrame:
+    """What the engine needs of events: no other column goes through its shuffle."""
+    from airflow_emr_etl.spark import session_pass
+
+    key, day = F.lit(None).cast("bigint"), F.lit(None).cast("int")
+    if rules.cut_on:
+        key = _cut_key(rules.cut_on)
+    if rules.midnight_zone is not None:
+        local = F.from_utc_timestamp("ts", rules.midnight_zone)
+        day = F.datediff(F.to_date(local), F.lit("1970-01-01").cast("date"))
+    return events.select(
+        "visitor_id",
+        "ts",
+        "event_id",
+        F.col("owner").cast("int").alias("owner"),
+        F.lit(getattr(session_pass, kind)).cast("tinyint").alias("kind"),
+        "is_page_view",
+        "path",
+        "referrer",
+        key.alias("cut_key"),
+        day.alias("cut_day"),
+    )
+
+
+def _cut_key(cut_on: Collection[str]) -> Column:
+    """A number for the campaign or, where a hit has none, the referrer from another site; NULL for neither."""
+    parts = []
+    if "campaign" in cut_on:
+        names = [F.col(name) for name in columns.CAMPAIGN]
+        some = reduce(Column.__or__, (name.isNotNull() for name in names))
+        parts.append(F.when(some, F.xxhash64(F.lit("campaign"), *names)))
+    if "referrer" in cut_on:
+        other = F.col("referrer_host").isNotNull() & (F.coalesce("referrer_medium", F.lit("")) != "internal")
+        parts.append(F.when(other, F.xxhash64(F.lit("referrer"), "referrer_host")))
+    return F.coalesce(*parts)
+
+
+def _sessions(found: DataFrame) -> DataFrame:
+    return found.withColumn("referrer_host", _host(F.col("referrer"))).withColumn("dt", F.to_date("started_at"))
+
+
+def _with_sessions(events: Sequence[DataFrame], found: DataFrame, day: date) -> DataFrame:
+    """Add ``session_id``, once for each event id, and leave out what is in no session of ``found``.
+
+    Sessions go among the events as marks where they begin, so each event has the id of the last mark before it; the
+    rules are applied in one place only.
+    """
+    marks = found.where(~F.col("retracted")).select(
+        "visitor_id",
+        F.col("started_at").alias("ts"),
+        F.col("first_event_id").alias("event_id"),
+        F.lit(-1).alias("owner"),
+        F.struct("session_id", "restates_to").alias("mark"),
+    )
+    rows = reduce(DataFrame.unionByName, events).unionByName(marks, allowMissingColumns=True)
+    in_order = Window.partitionBy("visitor_id").orderBy("ts", "event_id", "owner")
+    so_far = in_order.rowsBetween(Window.unboundedPreceding, Window.currentRow)
+    before = F.lag(F.struct("ts", "event_id", F.col("mark").isNull().alias("is_event"))).over(in_order)
+    return (
+        rows.withColumn("session", F.last("mark", ignorenulls=True).over(so_far))
+        .withColumn("before", before)
+        .where(F.col("mark").isNull() & (F.col("ts") <= F.col("session.restates_to")))
+        .where(
+            ~F.coalesce(
+                F.col("before.is_event")
+                & (F.col("before.event_id") == F.col("event_id"))
+                & (F.col("before.ts") == F.col("ts")),
+                F.lit(False),
+            )
         )
+        .withColumn("session_id", F.col("session.session_id"))
     )
 
 
@@ -148,22 +358,19 @@ def _host(uri: Column) -> Column:
     return F.when(host != "", host)
 
 
-def _traffic(hits: DataFrame, sessions: DataFrame, day: date) -> DataFrame:
-    def count_where(condition: Column) -> Column:
-        return F.count(F.when(condition, 1))
+def _get(row: object, name: str) -> int:
+    return int(row[name] or 0) if row and name in row else 0  # type: ignore[index,operator]
 
-    of_hits = hits.agg(
-        F.count(F.lit(1)).alias("hits"),
-        count_where(F.col("is_page_view")).alias("page_views"),
-        count_where(F.col("is_bot")).alias("bot_hits"),
-        F.coalesce(F.sum("bytes"), F.lit(0)).alias("bytes"),
-        count_where(F.col("status").between(400, 499)).alias("client_errors"),
-        count_where(F.col("status").between(500, 599)).alias("server_errors"),
-    )
-    of_sessions = sessions.agg(
-        F.count(F.lit(1)).alias("sessions"), F.count_distinct("visitor_id").alias("visitors")
-    )
-    return of_hits.crossJoin(of_sessions).withColumn("dt", F.lit(day.isoformat()).cast("date")).coalesce(1)
+
+def _check_zone(rules: SessionRules) -> None:
+    if rules.midnight_zone is None:
+        return
+    try:
+        ZoneInfo(rules.midnight_zone)
+    except (ValueError, OSError) as error:
+        raise ConfigurationError(
+            f"{rules.midnight_zone!r} is no time zone; write one such as UTC or Europe/Berlin."
+        ) from error
 
 
 if __name__ == "__main__":

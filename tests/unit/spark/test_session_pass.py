@@ -25,8 +25,9 @@ def one_by_one(rows: list[dict[str, Any]], rules: SessionRules) -> list[dict[str
     for row in rows:
         if kept and all(kept[-1][name] == row[name] for name in ("visitor", "ts", "event_id")):
             kept[-1]["repeated"] += row["kind"] == FRESH
+            kept[-1]["fresh"] |= row["kind"] == GONE
         else:
-            kept.append({**row, "repeated": 0})
+            kept.append({**row, "repeated": 0, "fresh": row["kind"] != KNOWN})
     activities: list[list[dict[str, Any]]] = []
     for row in kept:
         last = activities[-1][-1] if activities else None
@@ -60,7 +61,7 @@ def one_by_one(rows: list[dict[str, Any]], rules: SessionRules) -> list[dict[str
         of_all = {
             "restates_from": activity[0]["ts"],
             "restates_to": activity[-1]["ts"],
-            "fresh": any(row["kind"] != KNOWN for row in activity),
+            "fresh": any(row["fresh"] for row in activity),
         }
         if not sessions:
             nothing = dict.fromkeys(("hits", "page_views", "repeated"), 0)

@@ -1,0 +1,68 @@
+"""A batch in the catalog of batches: which files hold a night's events, and on which days those were.
+
+The catalog is a folder with one small JSON document for each batch day. Sessionize reads it to find the hits that
+late lines and sessions across midnight touch, and writes its own batch's entry when it is done.
+Runs on the cluster: no dependency, valid on Python 3.9.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+from airflow_emr_etl.exceptions import ManifestError
+
+VERSION = 1
+_ENTRY = "{day}.json"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """``day``: whose batch. ``manifest``: URI of the manifest of its normalized events. ``days``: events by UTC day.
+
+    ``restatement`` grows with each entry that is written to a catalog. ``earlier``: manifests of former versions of
+    this batch, the newest first; what is in them and no more in ``manifest`` must be taken back.
+    """
+
+    day: date
+    manifest: str
+    days: Mapping[date, int] = field(default_factory=dict)
+    restatement: int = 0
+    earlier: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        document = {
+            "version": VERSION,
+            "day": self.day.isoformat(),
+            "manifest": self.manifest,
+            "days": {day.isoformat(): count for day, count in sorted(self.days.items())},
+            "restatement": self.restatement,
+            "earlier": list(self.earlier),
+        }
+        return json.dumps(document, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Batch:
+        """Raise ManifestError where ``text`` is no entry of this version."""
+        try:
+            document: Any = json.loads(text)
+            if document["version"] != VERSION:
+                raise ManifestError(
+                    f"The catalog's entry is of version {document['version']!r}; this release reads {VERSION}."
+                )
+            return cls(
+                day=date.fromisoformat(document["day"]),
+                manifest=str(document["manifest"]),
+                days={date.fromisoformat(day): int(count) for day, count in document["days"].items()},
+                restatement=int(document["restatement"]),
+                earlier=tuple(str(uri) for uri in document["earlier"]),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ManifestError(f"The catalog's entry is broken: {text!r:.200} ({error})") from error
+
+
+def entry_name(day: date) -> str:
+    return _ENTRY.format(day=day.isoformat())
