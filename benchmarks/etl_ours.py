@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
 from airflow_emr_etl.spark.session import configure
@@ -53,9 +54,8 @@ def pipeline(spark: SparkSession, chosen: argparse.Namespace) -> None:
 
 def quality(spark: SparkSession, chosen: argparse.Namespace) -> None:
     """The suite of 20 expectations over sessions, beside one scan that computes the same numbers."""
-    from benchmarks.quality_suite import measure  # type: ignore[import-not-found, unused-ignore]
-
-    report({"quality": measure(spark, chosen.input, chosen.runs)})
+    suite = importlib.import_module("benchmarks.quality_suite")
+    report({"quality": suite.measure(spark, chosen.input, chosen.runs)})
 
 
 if __name__ == "__main__":

@@ -81,8 +81,11 @@ def run(command: Sequence[str], environment: Mapping[str, str], timeout: float =
         text = output.read().decode("utf-8", "replace")
     if code:
         raise Failed(f"{' '.join(command)} ended with {code}:\n{text[-3000:]}")
-    told = [line[len(_MARK) :] for line in text.splitlines() if line.startswith(_MARK)]
-    return Measured(seconds, watch.peak / 2**20, json.loads(told[-1]) if told else {})
+    told: dict[str, Any] = {}
+    for line in text.splitlines():
+        if line.startswith(_MARK):
+            told |= json.loads(line[len(_MARK) :])
+    return Measured(seconds, watch.peak / 2**20, told)
 
 
 class _Watch(threading.Thread):

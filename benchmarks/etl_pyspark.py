@@ -178,11 +178,11 @@ def agent_parts(user_agent: str | None) -> tuple[str | None, ...]:
     found = parse(user_agent)
     browser, system, device = found.user_agent, found.os, found.device
     return (
-        browser and browser.family,
-        browser and browser.major,
-        system and system.family,
-        system and system.major,
-        device and device.family,
+        browser.family if browser else None,
+        browser.major if browser else None,
+        system.family if system else None,
+        system.major if system else None,
+        device.family if device else None,
     )
 
 

@@ -33,8 +33,11 @@ def session(name: str, chosen: argparse.Namespace) -> Iterator[SparkSession]:
         .config("spark.ui.showConsoleProgress", "false")
     )
     if chosen.event_log:
-        builder = builder.config("spark.eventLog.enabled", "true").config(
-            "spark.eventLog.dir", f"file://{chosen.event_log}"
+        builder = (
+            builder.config("spark.eventLog.enabled", "true")
+            .config("spark.eventLog.dir", f"file://{chosen.event_log}")
+            .config("spark.eventLog.compress", "false")
+            .config("spark.eventLog.rolling.enabled", "false")
         )
     spark = builder.getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")

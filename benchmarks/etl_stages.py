@@ -30,11 +30,10 @@ _METRICS = {
 
 
 def seconds_of(folder: Path) -> dict[str, float]:
-    """Seconds by kind and part, of all event logs in ``folder``."""
-    # In one file an application, or, rolled over, in a folder of several.
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "appstatus")
-    lines = (line for path in files for line in path.read_text().splitlines())
-    return seconds_in(json.loads(line) for line in lines if line.startswith("{"))
+    """Seconds by kind and part, of all event logs in ``folder``, one plain file each."""
+    # Hadoop puts a hidden checksum beside each.
+    files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    return seconds_in(json.loads(line) for path in files for line in path.open(encoding="utf-8"))
 
 
 def seconds_in(events: Iterable[dict[str, Any]]) -> dict[str, float]:
