@@ -100,9 +100,10 @@ class _Watch(threading.Thread):
 
     def run(self) -> None:
         while not self.ended.wait(_EVERY_SECONDS):
-            self.peak = max(self.peak, self._resident())
+            self.peak = max(self.peak, self.resident())
 
-    def _resident(self) -> int:
+    def resident(self) -> int:
+        """Bytes, now; 0 once the process has ended."""
         total = 0
         try:
             family = [self.root, *self.root.children(recursive=True)]
