@@ -59,7 +59,7 @@ def section(document: dict[str, Any], docs: Path) -> str:
         )
     ]
     for group, why in document["left_out"].items():
-        parts.append(f"**`{group}` is missing**: {why.splitlines()[0]}\n")
+        parts.append(f"**`{group}` is missing**: {why}\n")
     if etl_chart.draw(document, docs / CHART):
         parts.append(f"![Seconds of each contender, and ours from few events to many]({CHART})\n")
     rows = [_row(figure) for name, figure in values.items() if name.partition(".")[0] in NAMES]

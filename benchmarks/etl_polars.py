@@ -39,7 +39,8 @@ def main() -> None:
         )
         .rename({"session": "session_id"})
     )
-    sessions.sink_parquet(f"{chosen.output}/sessions.parquet", engine="streaming")
+    # In memory it takes half the time of the streaming engine.
+    sessions.collect(engine="in-memory").write_parquet(f"{chosen.output}/sessions.parquet")
     report({})
 
 

@@ -23,7 +23,11 @@ _MARK = "BENCH-ETL "
 
 
 class Failed(Exception):
-    """A contender ended with an error; the message has the end of what it said."""
+    """A contender ended with an error. The message is one line; ``said`` is the end of what it printed."""
+
+    def __init__(self, message: str, said: str = "") -> None:
+        super().__init__(message)
+        self.said = said
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ def report(told: Mapping[str, Any]) -> None:
 
 def run(command: Sequence[str], environment: Mapping[str, str], timeout: float = 3600) -> Measured:
     """Run ``python -m`` with ``command``. Raise :class:`Failed`; nothing that it started is left either way."""
+    # Without the options, which have folders of this machine in them.
+    name = " ".join(command[:2])
     with tempfile.TemporaryFile() as output:
         began = time.perf_counter()
         process = subprocess.Popen(
@@ -70,7 +76,7 @@ def run(command: Sequence[str], environment: Mapping[str, str], timeout: float =
             code = process.wait(timeout)
             seconds = time.perf_counter() - began
         except subprocess.TimeoutExpired:
-            raise Failed(f"{' '.join(command)} had not ended after {timeout:.0f} s") from None
+            raise Failed(f"{name} had not ended after {timeout:.0f} s") from None
         finally:
             watch.stop()
             # Python workers and the JVM are of the same session.
@@ -80,7 +86,8 @@ def run(command: Sequence[str], environment: Mapping[str, str], timeout: float =
         output.seek(0)
         text = output.read().decode("utf-8", "replace")
     if code:
-        raise Failed(f"{' '.join(command)} ended with {code}:\n{text[-3000:]}")
+        last = text.strip().rpartition("\n")[2]
+        raise Failed(f"{name} ended with {code}: {last}", text[-5000:])
     told: dict[str, Any] = {}
     for line in text.splitlines():
         if line.startswith(_MARK):

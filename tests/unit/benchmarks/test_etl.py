@@ -139,10 +139,13 @@ def test_a_run_that_fails_says_why_and_leaves_nothing(tmp_path: Path) -> None:
         "import pathlib, subprocess, sys\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()'])\n"
         f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(child.pid))\n"
+        "print('first', flush=True)\n"
         "raise SystemExit('no such thing')\n"
     )
-    with pytest.raises(Failed, match="broken ended with 1:\nno such thing"):
-        etl_process.run(["broken"], environment(tmp_path))
+    with pytest.raises(Failed) as error:
+        etl_process.run(["broken", "sessions", "--input", "folder"], environment(tmp_path))
+    assert str(error.value) == "broken sessions ended with 1: no such thing"
+    assert error.value.said == "first\nno such thing\n"
     pid = int((tmp_path / "pid").read_text())
     with contextlib.suppress(ProcessLookupError):
         # Readable once the process has ended, whether or not anyone has collected it.
@@ -218,7 +221,7 @@ def document() -> dict[str, Any]:
         "events": 20_000_000,
         "driver_memory": "4g",
         "versions": {"ua-parser": "1.0.2"},
-        "left_out": {"quality_20": "no suite\nat all"},
+        "left_out": {"quality_20": "no suite"},
         "machine": {"cores": 2, "python": "3.11.7"},
         "measured_at": "2026-01-05T00:00:00+00:00",
     }
@@ -235,7 +238,7 @@ def test_the_page_has_each_figure_and_what_is_missing(tmp_path: Path) -> None:
     )
     assert "| pipeline from gzipped Combined Log Format | 10 / 20 |" in text
     assert "| 1,010,000 | 5.0 | 4.95 | 2,048 |" in text
-    assert "**`quality_20` is missing**: no suite\n" in text
+    assert "**`quality_20` is missing**: no suite" in text
     assert "20,000,000 events of 2,000,000 visitors" in text
     assert (tmp_path / etl_page.CHART).read_text().startswith("<svg")
 
