@@ -228,8 +228,14 @@ class Bench:
         return measured
 
     def compare(self, figure: str, ours: list[Measured], peer: list[Measured], peer_name: str) -> None:
+        laps = {"laps": ours[0].told.get("laps"), "peer_laps": peer[0].told.get("laps")}
         self.figures.add(
-            figure, "s", [each.seconds for each in ours], [each.seconds for each in peer], peer_name
+            figure,
+            "s",
+            [each.seconds for each in ours],
+            [each.seconds for each in peer],
+            peer_name,
+            **{name: seconds for name, seconds in laps.items() if seconds},
         )
 
     def memory(self, figure: str, ours: list[Measured], peer: list[Measured], peer_name: str) -> None:
@@ -242,6 +248,13 @@ class Bench:
         )
 
     def where(self, figure: str, stages: dict[str, dict[str, float]]) -> None:
+        self.figures.add(
+            f"start_seconds.{figure}",
+            "s",
+            [stages["ours"]["start_seconds"]],
+            [stages["pyspark"]["start_seconds"]],
+            self.name_of("pyspark"),
+        )
         for kind in (*etl_stages.KINDS, *etl_stages.PARTS):
             self.figures.add(
                 f"task_seconds.{figure}.{kind}",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from airflow_emr_etl.spark.session import configure
 from benchmarks.etl_data import DAY
-from benchmarks.etl_process import arguments, report
+from benchmarks.etl_process import Laps, arguments, report
 from benchmarks.etl_spark import session
 
 if TYPE_CHECKING:
@@ -45,11 +45,15 @@ def pipeline(spark: SparkSession, chosen: argparse.Namespace) -> None:
     """The jobs of a night, one after the other, in one Spark: what their start costs is left out."""
     from airflow_emr_etl.spark.jobs import clickstream_normalize, clickstream_sessionize
 
+    laps = Laps()
     # Combined is what normalize takes when it is not told.
     source = {} if chosen.source == "combined" else {"source": chosen.source}
     normalized = f"{chosen.output}/normalized"
     clickstream_normalize.normalize(spark, inputs=[chosen.input], day=DAY, output=normalized, **source)
+    laps.lap("normalize")
     clickstream_sessionize.sessionize(spark, source=normalized, day=DAY, output=chosen.output)
+    laps.lap("sessionize")
+    laps.report()
 
 
 def quality(spark: SparkSession, chosen: argparse.Namespace) -> None:

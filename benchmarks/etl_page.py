@@ -68,6 +68,7 @@ def section(document: dict[str, Any], docs: Path) -> str:
             "| figure | | ours | peer | | ratio | runs |\n|---|---|--:|--:|---|--:|--:|\n" + "".join(rows)
         )
     parts.append(PLAIN.format(ua_parser=document["versions"]["ua-parser"]))
+    parts += _laps(values)
     parts += _tasks(values, cores)
     parts += _curve(values)
     parts.append(
@@ -84,6 +85,18 @@ def _row(figure: dict[str, Any]) -> str:
         f"{figure['peer']:,.{digits}f} {figure['unit']} | {figure['peer_name']} | {figure['ratio']:.2f} | "
         f"{len(figure['runs'])} |\n"
     )
+
+
+def _laps(values: dict[str, dict[str, Any]]) -> list[str]:
+    told = []
+    for name, figure in values.items():
+        if "laps" in figure and "peer_laps" in figure:
+            both = [
+                ", ".join(f"{part} {seconds:.0f}" for part, seconds in figure[whose].items())
+                for whose in ("laps", "peer_laps")
+            ]
+            told.append(f"{NAMES[name.partition('.')[0]]}: ours {both[0]}; {figure['peer_name']} {both[1]}")
+    return ["Seconds by part, of the first run. Of the " + ". Of the ".join(told) + ".\n"] if told else []
 
 
 def _tasks(values: dict[str, dict[str, Any]], cores: int) -> list[str]:

@@ -95,6 +95,23 @@ def run(command: Sequence[str], environment: Mapping[str, str], timeout: float =
     return Measured(seconds, watch.peak / 2**20, told)
 
 
+class Laps:
+    """The seconds that the parts of a program take, one after the other."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._since = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """``name`` has ended, and the next part begins."""
+        now = time.perf_counter()
+        self.seconds[name] = round(now - self._since, 3)
+        self._since = now
+
+    def report(self) -> None:
+        report({"laps": self.seconds})
+
+
 class _Watch(threading.Thread):
     """Looks at the memory of a process and all below it until it is stopped."""
 

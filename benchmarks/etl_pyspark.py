@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
-from benchmarks.etl_process import arguments
+from benchmarks.etl_process import Laps, arguments
 from benchmarks.etl_spark import session
 
 if TYPE_CHECKING:
@@ -104,12 +104,17 @@ def sessions_of(hits: DataFrame) -> DataFrame:
 
 def pipeline(spark: SparkSession, chosen: argparse.Namespace) -> None:
     """Lines to events, sessions and marts."""
+    laps = Laps()
     read = {"json_events": _json_events, "combined": _combined}[chosen.source]
     events = enriched(read(spark, chosen.input))
     with_sessions(events).write.parquet(f"{chosen.output}/events")
+    laps.lap("events")
     hits = spark.read.parquet(f"{chosen.output}/events")
     sessions_of(hits).write.parquet(f"{chosen.output}/sessions")
+    laps.lap("sessions")
     marts(hits, spark.read.parquet(f"{chosen.output}/sessions"), chosen.output)
+    laps.lap("marts")
+    laps.report()
 
 
 def _json_events(spark: SparkSession, folder: str) -> DataFrame:

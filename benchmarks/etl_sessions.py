@@ -45,4 +45,4 @@ def check(found: dict[str, Digest]) -> None:
     """Raise :class:`Differ` unless all have the same; the message has each one's numbers."""
     if len(set(found.values())) > 1:
         lines = [f"{name}: {each}" for name, each in found.items()]
-        raise Differ("The sessions differ, so the seconds say nothing:\n" + "\n".join(lines))
+        raise Differ("The sessions differ, so the seconds say nothing. " + "; ".join(lines))

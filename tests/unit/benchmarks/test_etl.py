@@ -213,7 +213,14 @@ def document() -> dict[str, Any]:
         "figures": [
             figure("sessions_parquet.duckdb", 30.0, 20.0, "DuckDB 2.0.0"),
             figure("sessions_parquet.floor", 30.0, 15.0, "Spark's read, shuffle and sort alone"),
-            figure("pipeline_gz_clf.pyspark", 100.0, 300.0, "plain PySpark 4.3.0"),
+            figure(
+                "pipeline_gz_clf.pyspark",
+                100.0,
+                300.0,
+                "plain PySpark 4.3.0",
+                laps={"normalize": 60.2, "sessionize": 30.0},
+                peer_laps={"events": 250.0, "sessions": 40.0},
+            ),
             figure("peak_memory_mib.duckdb", 2000.4, 4000.0, "DuckDB 2.0.0"),
             *(figure(f"task_seconds.pipeline_gz_clf.{kind}", 10.4, 20.0) for kind in kinds),
             figure("curve.1000000", 5.0, rows=1_010_000, peak_mib=2048, microseconds_an_event=4.95),
@@ -239,6 +246,7 @@ def test_the_page_has_each_figure_and_what_is_missing(tmp_path: Path) -> None:
     assert "| pipeline from gzipped Combined Log Format | 10 / 20 |" in text
     assert "| 1,010,000 | 5.0 | 4.95 | 2,048 |" in text
     assert "**`quality_20` is missing**: no suite" in text
+    assert "ours normalize 60, sessionize 30; plain PySpark 4.3.0 events 250, sessions 40." in text
     assert "20,000,000 events of 2,000,000 visitors" in text
     assert (tmp_path / etl_page.CHART).read_text().startswith("<svg")
 
