@@ -25,7 +25,7 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     ("group", "peers"),
     [
         ("sessions_parquet", ["duckdb", "polars", "pyspark", "floor"]),
-        ("pipeline_gz_clf", ["pyspark", "floor"]),
+        pytest.param("pipeline_gz_clf", ["pyspark", "floor"], marks=pytest.mark.slow),
     ],
 )
 def test_all_find_the_same_sessions(group: str, peers: list[str], folder: Path) -> None:
