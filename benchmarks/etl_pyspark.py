@@ -7,13 +7,12 @@ robots with a cache in front, because without one the 1,500 patterns would cost 
 
 from __future__ import annotations
 
-import re
-from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
+from benchmarks.etl_agents import agent_parts, is_robot
 from benchmarks.etl_process import Laps, arguments
 from benchmarks.etl_spark import session
 
@@ -159,35 +158,6 @@ def _combined(spark: SparkSession, folder: str) -> DataFrame:
         known(field(9)).cast("bigint").alias("bytes"),
         known(field(10)).alias("referrer"),
         agent.alias("user_agent"),
-    )
-
-
-@cache
-def _robots() -> list[Any]:
-    from crawleruseragents import CRAWLER_USER_AGENTS_DATA
-
-    return [re.compile(entry["pattern"]) for entry in CRAWLER_USER_AGENTS_DATA]
-
-
-@lru_cache(maxsize=10_000)
-def is_robot(user_agent: str | None) -> bool:
-    return user_agent is not None and any(pattern.search(user_agent) for pattern in _robots())
-
-
-def agent_parts(user_agent: str | None) -> tuple[str | None, ...]:
-    """Family and version of browser and system, and the device, by ua-parser (which has a cache of its own)."""
-    from ua_parser import parse
-
-    if user_agent is None:
-        return (None,) * 5
-    found = parse(user_agent)
-    browser, system, device = found.user_agent, found.os, found.device
-    return (
-        browser.family if browser else None,
-        browser.major if browser else None,
-        system.family if system else None,
-        system.major if system else None,
-        device.family if device else None,
     )
 
 

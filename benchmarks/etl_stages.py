@@ -21,12 +21,9 @@ from typing import Any
 KINDS = ("read", "shuffle", "write")
 PARTS = ("python", "shuffle_write", "shuffle_wait", "sort", "gc")
 
-#: Spark's names of SQL metrics, in milliseconds.
-_METRICS = {
-    "time to run Python workers": "python",
-    "total time to run Python workers": "python",
-    "sort time": "sort",
-}
+#: Spark's names of SQL metrics, in milliseconds. Not "time to run Python workers": it has the time that these wait
+#: for their rows, which are made in the same stage.
+_METRICS = {"time to execute Python code": "python", "sort time": "sort"}
 
 
 def seconds_of(folder: Path) -> dict[str, float]:

@@ -164,7 +164,7 @@ def task(
         "Event": "SparkListenerTaskEnd",
         "Stage ID": stage,
         "Stage Attempt ID": 0,
-        "Task Info": {"Accumulables": [{"Name": "time to run Python workers", "Update": str(python_ms)}]},
+        "Task Info": {"Accumulables": [{"Name": "time to execute Python code", "Update": str(python_ms)}]},
         "Task Metrics": {
             "Executor Run Time": run_ms,
             "JVM GC Time": 100,

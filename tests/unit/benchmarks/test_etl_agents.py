@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.etl_pyspark import agent_parts, is_robot
+from benchmarks.etl_agents import agent_parts, is_robot
 from benchmarks.etl_vocabulary import browsers, robots
 
 CHROME = (
