@@ -75,7 +75,7 @@ def marts(spark: SparkSession, output: str) -> bool:
         events=f"{output}/events/{FILE_NAME}",
         sessions=f"{output}/sessions/{FILE_NAME}",
         day=DAY,
-        output=output,
+        output=f"{output}/marts",
         marts=[mart for mart in job.MARTS if mart.name in MARTS],
     )
     return True
