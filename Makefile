@@ -9,7 +9,7 @@ help:
 	@echo "make demo    run the clickstream pipeline on this machine (LOGS=path[,path...] for your own access logs)"
 	@echo "make up      local AWS and Airflow in the browser; make down stops both"
 	@echo "make test    the tests          make test-all  with the long ones"
-	@echo "make lint    ruff and mypy      make bench-local, bench-demo, bench-waiting  the measurements"
+	@echo "make lint    ruff and mypy      make bench-local, bench-demo, bench-etl, bench-waiting  the measurements"
 
 # uv installs from the same index and files as pip in a tenth of the time; where it cannot, pip does it.
 $(STAMP): setup.cfg pyproject.toml constraints.txt

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from benchmarks.etl_page import section as etl_section
 from benchmarks.figures import FOLDER
 from benchmarks.waiting_page import section as waiting_section
 
@@ -17,9 +18,10 @@ INTRODUCTION = """\
 # Benchmarks
 
 Drawn by `make bench-page` from the figures in `docs/bench/`, which `make bench-local`, `make bench-demo`,
-`make bench-exactly-once` and `make bench-waiting` write. Ours and the peer run on one machine in one run; seconds are
-medians. Seconds drift from machine to machine, ratios hardly do; the counts of `bench-exactly-once` do not drift at
-all, since they come from virtual time. [Waiting](#waiting) has a table of its own.
+`make bench-exactly-once`, `make bench-etl` and `make bench-waiting` write. Ours and the peer run on one machine in one
+run; seconds are medians. Seconds drift from machine to machine, ratios hardly do; the counts of `bench-exactly-once` do
+not drift at all, since they come from virtual time. [Clickstream](#clickstream) and [waiting](#waiting) have tables of
+their own.
 """
 
 MEANING = {
@@ -52,11 +54,14 @@ def main() -> None:
     KEPT.mkdir(parents=True, exist_ok=True)
     for path in FOLDER.glob("*.json"):
         shutil.copy(path, KEPT / path.name)
-    rows, details, waiting = [], [], ""
+    rows, details, etl, waiting = [], [], "", ""
     for path in sorted(KEPT.glob("*.json"), reverse=True):
         document = json.loads(path.read_text())
         if path.stem == "waiting":
             waiting = waiting_section(document, DOCS)
+            continue
+        if path.stem == "etl":
+            etl = etl_section(document, DOCS)
             continue
         machine = document["machine"]
         for figure in document["figures"]:
@@ -67,7 +72,7 @@ def main() -> None:
         )
     table = "| figure | ours | peer | ratio |\n|---|--:|--:|--:|\n" + "".join(rows)
     (DOCS / "benchmarks.md").write_text(
-        "\n".join([INTRODUCTION, table, *details, *([waiting] if waiting else [])])
+        "\n".join([INTRODUCTION, table, *details, *filter(None, [etl, waiting])])
     )
 
 

@@ -1,0 +1,91 @@
+"""Our own jobs: ``python -m benchmarks.etl_ours sessions|pipeline|quality --input FOLDER --output FOLDER``."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING
+
+from airflow_emr_etl.models.manifest import FILE_NAME
+from airflow_emr_etl.spark.session import configure
+from benchmarks.etl_data import DAY
+from benchmarks.etl_process import Laps, arguments, report
+from benchmarks.etl_spark import session
+
+if TYPE_CHECKING:
+    import argparse
+
+    from pyspark.sql import DataFrame, SparkSession
+
+EVENTS = (
+    "event_id string, ts timestamp, visitor_id string, path string, query string, referrer string, "
+    "user_agent string, status smallint, bytes bigint, is_page_view boolean"
+)
+
+MARTS = ("page_views", "user_days", "users", "daily_traffic", "funnels", "entry_pages", "exit_pages")
+"""Of our marts. ``user_days`` is what ``users`` are made of; the plain PySpark makes them of sessions."""
+
+_MARTS_JOB = "airflow_emr_etl.spark.jobs.clickstream_marts"
+
+
+def main() -> None:
+    chosen = arguments("sessions", "pipeline", "quality")
+    with session(f"ours {chosen.command}", chosen) as spark:
+        configure(spark)
+        {"sessions": sessions, "pipeline": pipeline, "quality": quality}[chosen.command](spark, chosen)
+
+
+def sessions(spark: SparkSession, chosen: argparse.Namespace) -> None:
+    events = spark.read.schema(EVENTS).parquet(chosen.input)
+    sessions_of(events).write.parquet(chosen.output)
+
+
+def sessions_of(events: DataFrame) -> DataFrame:
+    """The sessions of ``events``, some of which are there twice. What the jobs do with theirs, and nothing else."""
+    from airflow_emr_etl.spark.jobs import clickstream_sessionize as job
+
+    hits = job._with_sessions(events.dropDuplicates(["event_id"]), inactivity_minutes=30)
+    return job._sessions(hits, DAY)
+
+
+def pipeline(spark: SparkSession, chosen: argparse.Namespace) -> None:
+    """The jobs of a night, one after the other, in one Spark: what their start costs is left out."""
+    from airflow_emr_etl.spark.jobs import clickstream_normalize, clickstream_sessionize
+
+    laps = Laps()
+    # Combined is what normalize takes when it is not told.
+    source = {} if chosen.source == "combined" else {"source": chosen.source}
+    normalized = f"{chosen.output}/normalized"
+    clickstream_normalize.normalize(spark, inputs=[chosen.input], day=DAY, output=normalized, **source)
+    laps.lap("normalize")
+    clickstream_sessionize.sessionize(spark, source=normalized, day=DAY, output=chosen.output)
+    laps.lap("sessionize")
+    if marts(spark, chosen.output):
+        laps.lap("marts")
+    laps.report()
+
+
+def marts(spark: SparkSession, output: str) -> bool:
+    """The marts that the plain PySpark makes too; False, and none, where the package has no job for them."""
+    if importlib.util.find_spec(_MARTS_JOB) is None:
+        return False
+    job = importlib.import_module(_MARTS_JOB)
+    job.build(
+        spark,
+        events=f"{output}/events/{FILE_NAME}",
+        sessions=f"{output}/sessions/{FILE_NAME}",
+        day=DAY,
+        output=f"{output}/marts",
+        marts=[mart for mart in job.MARTS if mart.name in MARTS],
+    )
+    return True
+
+
+def quality(spark: SparkSession, chosen: argparse.Namespace) -> None:
+    """The suite of 20 expectations over sessions, beside one scan that computes the same numbers."""
+    suite = importlib.import_module("benchmarks.quality_suite")
+    report({"quality": suite.measure(spark, chosen.input, chosen.runs)})
+
+
+if __name__ == "__main__":
+    main()
