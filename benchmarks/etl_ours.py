@@ -42,10 +42,21 @@ def sessions(spark: SparkSession, chosen: argparse.Namespace) -> None:
 
 def sessions_of(events: DataFrame) -> DataFrame:
     """The sessions of ``events``, some of which are there twice. What the jobs do with theirs, and nothing else."""
-    from airflow_emr_etl.spark.jobs import clickstream_sessionize as job
+    from airflow_emr_etl.models.session_rules import SessionRules
+    from airflow_emr_etl.spark import session_engine
 
-    hits = job._with_sessions(events.dropDuplicates(["event_id"]), inactivity_minutes=30)
-    return job._sessions(hits, DAY)
+    # The jobs know the number from the manifest; here it comes from the files' footers.
+    found = session_engine.sessions_of(events, SessionRules(), rows=events.count())
+    return found.select(
+        "session_id",
+        "visitor_id",
+        "started_at",
+        "ended_at",
+        "hits",
+        "page_views",
+        "entry_path",
+        "exit_path",
+    )
 
 
 def pipeline(spark: SparkSession, chosen: argparse.Namespace) -> None:
