@@ -1,6 +1,6 @@
 """Nightly clickstream: raw access logs in, sessions and traffic in Redshift out, once for each UTC day.
 
-    wait_for_logs → ingest → cluster_up → normalize → sessionize → check → load_*
+    wait_for_logs → ingest → cluster_up → normalize → sessionize → check → load_* → build_marts
                                    └────────────────────────────────┴→ cluster_down
 
 Copy this file to start your own. All settings are the ``params`` below: change the defaults here, or give
@@ -16,7 +16,15 @@ from pathlib import Path
 import pendulum
 from airflow.sdk import DAG, Param
 
-from airflow_emr_etl import ClusterSpec, EmrCluster, Fleet, IngestLogsOperator, RedshiftTarget, S3LogsSensor
+from airflow_emr_etl import (
+    BuildMartsOperator,
+    ClusterSpec,
+    EmrCluster,
+    Fleet,
+    IngestLogsOperator,
+    RedshiftTarget,
+    S3LogsSensor,
+)
 from airflow_emr_etl.warehouse.clickstream import DAILY_TRAFFIC, EVENTS, QUARANTINE_COUNTS, SESSIONS
 
 SETTINGS = {
@@ -128,23 +136,27 @@ with DAG(
         database="{{ params.redshift_database }}",
         iam_role="{{ params.redshift_role }}",
     )
-    loads = [
-        table.load(
+    loads = {
+        task_id: table.load(
             task_id,
             manifest=sessionize.output_path(f"{dataset}/manifest.json"),
             partition=DAY,
             target=warehouse,
         )
         for task_id, (table, dataset) in TABLES.items()
-    ]
-    loads.append(
-        QUARANTINE_COUNTS.load(
-            "load_quarantine_counts",
-            manifest=normalize.output_path("quarantine_counts/manifest.json"),
-            partition=DAY,
-            target=warehouse,
-        )
+    }
+    loads["load_quarantine_counts"] = QUARANTINE_COUNTS.load(
+        "load_quarantine_counts",
+        manifest=normalize.output_path("quarantine_counts/manifest.json"),
+        partition=DAY,
+        target=warehouse,
+    )
+    # For the days that these two loads touched, which late lines make more than one.
+    build_marts = BuildMartsOperator(
+        task_id="build_marts",
+        loads=[loads["load_events"].output, loads["load_sessions"].output],
+        target=warehouse,
     )
 
     wait_for_logs >> ingest >> cluster
-    check >> loads
+    check >> list(loads.values())

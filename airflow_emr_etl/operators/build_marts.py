@@ -16,7 +16,7 @@ from airflow_emr_etl.operators.redshift_batch import MAX_ATTEMPTS, RedshiftBatch
 from airflow_emr_etl.operators.waiting import raise_if_not_waited
 from airflow_emr_etl.warehouse import marts as plan
 from airflow_emr_etl.warehouse import schema
-from airflow_emr_etl.warehouse.history import select_days
+from airflow_emr_etl.warehouse.history import FENCE, select_days
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -68,15 +68,16 @@ class BuildMartsOperator(RedshiftBatchOperator):
             return self._settle(context, event)
 
     def _prepare(self) -> None:
-        """Tables that are absent are there afterwards, and columns too."""
+        """Tables, columns and the fence that are absent are there afterwards."""
         tables = [plan.table_of(mart) for mart in self.marts]
-        needed = [plan.FENCE.name, schema.lock_table(plan.FENCE_TARGET), *(table.name for table in tables)]
+        needed = [FENCE.name, schema.lock_table(plan.FENCE_TARGET), *(table.name for table in tables)]
         existing = schema.existing_columns(self.hook.query(schema.select_columns(needed)))
         if any(name not in existing for name in needed):
             self._run_ddl(plan.create_all(self.marts))
-            self.hook.wait(self.hook.batch(schema.create_fence(plan.FENCE_TARGET)))
         for table in tables:
             self._add_columns(table, existing)
+        if not self.hook.query(schema.select_fence(plan.FENCE_TARGET)):
+            self.hook.wait(self.hook.batch(schema.create_fence(plan.FENCE_TARGET)))
 
     def _wanted_days(self) -> list[date]:
         if self.days is not None:

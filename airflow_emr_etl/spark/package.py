@@ -59,6 +59,11 @@ JOBS: Mapping[str, JobDefinition] = MappingProxyType(
                 "events of a day to sessions and daily traffic",
             ),
             JobDefinition(
+                "clickstream_marts",
+                "airflow_emr_etl.spark.jobs.clickstream_marts",
+                "events and sessions to marts in the lake",
+            ),
+            JobDefinition(
                 "quality_gate",
                 "airflow_emr_etl.spark.jobs.quality_gate",
                 "a Great Expectations suite over datasets",
