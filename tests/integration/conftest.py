@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -19,8 +20,10 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     from airflow_emr_etl.local.java import find_java
     from airflow_emr_etl.spark.session import configure
 
-    before = os.environ.get("JAVA_HOME")
+    # PYSPARK_PYTHON: the workers get this Python and its packages, not whichever is first on the path.
+    before = {name: os.environ.get(name) for name in ("JAVA_HOME", "PYSPARK_PYTHON")}
     os.environ["JAVA_HOME"] = str(find_java(tmp_path_factory.mktemp("java")).home)
+    os.environ["PYSPARK_PYTHON"] = sys.executable
     session = (
         SparkSession.builder.master("local[2]")
         .appName("tests")
@@ -44,7 +47,8 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     from pyspark import SparkContext
 
     SparkContext._gateway = SparkContext._jvm = None
-    if before is None:
-        del os.environ["JAVA_HOME"]
-    else:
-        os.environ["JAVA_HOME"] = before
+    for name, value in before.items():
+        if value is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = value
