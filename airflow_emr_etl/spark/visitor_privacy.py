@@ -71,7 +71,8 @@ def with_visitor(hits: DataFrame, privacy: Privacy) -> DataFrame:
     A visitor is who sends the same cookie (``visitor_cookie``, where ``hits`` has it and it is set), otherwise who
     has the same host and user agent.
     """
-    visitor = F.concat("host", F.lit("\n"), F.coalesce("user_agent", F.lit("")))
+    nothing = F.lit("")
+    visitor = F.concat(F.coalesce("host", nothing), F.lit("\n"), F.coalesce("user_agent", nothing))
     if "visitor_cookie" in hits.columns:
         # Two line ends: no host and user agent can say the same.
         visitor = F.coalesce(F.concat(F.lit("\n\n"), "visitor_cookie"), visitor)
