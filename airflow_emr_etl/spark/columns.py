@@ -17,23 +17,48 @@ EVENTS = _columns(
     ("host", "VARCHAR(255)"),
     ("method", "VARCHAR(32)"),
     ("path", "VARCHAR(65535)"),
+    ("page", "VARCHAR(65535)"),
     ("query", "VARCHAR(65535)"),
     ("protocol", "VARCHAR(32)"),
     ("status", "SMALLINT"),
     ("bytes", "BIGINT"),
     ("referrer", "VARCHAR(65535)"),
     ("user_agent", "VARCHAR(65535)"),
+    ("referrer_host", "VARCHAR(65535)"),
+    ("referrer_medium", "VARCHAR(16)"),
+    ("referrer_source", "VARCHAR(255)"),
+    ("referrer_term", "VARCHAR(65535)"),
+    ("campaign_source", "VARCHAR(65535)"),
+    ("campaign_medium", "VARCHAR(65535)"),
+    ("campaign_name", "VARCHAR(65535)"),
+    ("campaign_term", "VARCHAR(65535)"),
+    ("campaign_content", "VARCHAR(65535)"),
+    ("campaign_id", "VARCHAR(65535)"),
+    ("campaign_click_id", "VARCHAR(65535)"),
+    ("campaign_network", "VARCHAR(16)"),
+    ("agent_family", "VARCHAR(65535)"),
+    ("agent_version", "VARCHAR(65535)"),
+    ("os_family", "VARCHAR(65535)"),
+    ("os_version", "VARCHAR(65535)"),
+    ("device_family", "VARCHAR(65535)"),
+    ("device_brand", "VARCHAR(65535)"),
+    ("device_class", "VARCHAR(16)"),
+    ("is_internal", "BOOLEAN"),
     ("is_bot", "BOOLEAN"),
+    ("bot_reason", "VARCHAR(16)"),
     ("is_page_view", "BOOLEAN"),
     ("visitor_id", "VARCHAR(64)"),
+    ("user_id", "VARCHAR(65535)"),
     ("session_id", "VARCHAR(64)"),
     ("dt", "DATE"),
 )
 
 NORMALIZED = [column for column in EVENTS if column.name != "session_id"] + _columns(
-    ("dropped_copies", "BIGINT")
+    ("dropped_copies", "BIGINT"),
+    ("dropped_repeats", "BIGINT"),
 )
-"""Events before sessions. ``dropped_copies``: further deliveries of this line, which were dropped."""
+"""Events before sessions. ``dropped_copies``: further deliveries of this line (and of its repeats), which were
+dropped. ``dropped_repeats``: equal requests that followed this one too closely to count."""
 
 QUARANTINE = _columns(
     ("dt", "DATE"),

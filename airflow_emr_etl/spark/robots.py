@@ -1,4 +1,5 @@
-"""User agents of robots: the patterns of the PyPI package crawler-user-agents and an expression of our own.
+"""Robots: by name (the patterns of the PyPI package crawler-user-agents, and an expression of our own) and by
+what they do.
 
 The list is read as data, not through its package's code: that code opens a file beside itself, which fails
 inside the zip that a job is shipped in. Its 1,500 patterns become one Java expression; the literal ones, nearly
@@ -10,12 +11,22 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-from typing import Any, Dict, Iterable, List
+from dataclasses import dataclass
+from typing import Any, Dict, Iterable, List, Tuple
+
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
 
 from airflow_emr_etl.exceptions import ConfigurationError
 
 OWN = r"(?i:(?<!cu)bot(?![a-z])|crawl|spider|slurp|scraper|\+https?://)"
 """What calls itself a robot without being on the list. ``Cubot`` is a make of telephones."""
+
+BEHAVIOURS = ("robots_txt", "head_only", "rate", "no_assets")
+"""What a visitor can give itself away by, in the order in which the reasons are looked for."""
+
+DEFAULT_BEHAVIOURS = BEHAVIOURS[:3]
+"""Not ``no_assets``: where assets come from another server, everybody would be found."""
 
 _PACKAGE = "crawleruseragents"
 _FILE = "crawler-user-agents.json"
@@ -35,7 +46,7 @@ def load_patterns() -> List[str]:
 
 
 def robot_expression(patterns: Iterable[str]) -> str:
-    """One Java expression that finds what any of ``patterns`` or :data:`OWN` finds."""
+    """One Java expression that finds what any of ``patterns`` finds."""
     tree: Dict[str, Any] = {}
     others: List[str] = []
     for pattern in patterns:
@@ -47,7 +58,7 @@ def robot_expression(patterns: Iterable[str]) -> str:
             for character in literal:
                 node = node.setdefault(character, {})
             node[""] = {}
-    return "|".join([_alternation(tree), *(f"(?:{other})" for other in others), OWN])
+    return "|".join([_alternation(tree), *(f"(?:{other})" for other in others)])
 
 
 def _alternation(node: Dict[str, Any]) -> str:
@@ -60,3 +71,66 @@ def _alternation(node: Dict[str, Any]) -> str:
             (re.escape(character) if not character.isalnum() else character) + _alternation(below)
         )
     return branches[0] if len(branches) == 1 else f"(?:{'|'.join(branches)})"
+
+
+@dataclass(frozen=True)
+class BehaviourRules:
+    """From when on a visitor's hits in a batch are those of a robot. Pages here are hits that are no assets."""
+
+    behaviours: Tuple[str, ...] = DEFAULT_BEHAVIOURS
+    """Which of :data:`BEHAVIOURS` count; none switches them off."""
+
+    head_only_hits: int = 3
+    """``head_only``: at least so many hits, all of them HEAD."""
+
+    rate_pages: int = 60
+    """``rate``: at least so many pages ..."""
+
+    rate_pages_a_minute: int = 30
+    """... and so many a minute from the first to the last; a span of less than a minute counts as one."""
+
+    no_assets_pages: int = 30
+    """``no_assets``: at least so many pages, and not one asset."""
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.behaviours) - set(BEHAVIOURS))
+        if unknown:
+            raise ConfigurationError(
+                f"{', '.join(unknown)} is no behaviour of robots; valid: {', '.join(BEHAVIOURS)}, or none."
+            )
+
+
+def name_reason(user_agent: Column) -> Column:
+    """``list`` or ``name`` where the user agent is a robot's, otherwise NULL."""
+    return F.when(user_agent.rlike(robot_expression(load_patterns())), "list").when(
+        user_agent.rlike(OWN), "name"
+    )
+
+
+def with_behaviour(hits: DataFrame, rules: BehaviourRules) -> DataFrame:
+    """Add ``behaviour``: the first of ``rules.behaviours`` that the visitor of a hit shows in ``hits``, or NULL.
+
+    ``hits`` has ``visitor_id``, ``ts``, ``method``, ``path`` and ``is_asset``, and has to lie by ``visitor_id``
+    already: then nothing is shuffled here.
+    """
+    visitor = Window.partitionBy("visitor_id")
+    is_page = ~F.col("is_asset")
+
+    def count(condition: Column) -> Column:
+        return F.count(F.when(condition, 1)).over(visitor)
+
+    pages = count(is_page)
+    page_time = F.when(is_page, F.unix_seconds("ts"))
+    span = F.greatest(F.max(page_time).over(visitor) - F.min(page_time).over(visitor), F.lit(60))
+    conditions = {
+        "robots_txt": count(F.lower("path") == "/robots.txt") > 0,
+        "head_only": (count(F.lit(True)) >= rules.head_only_hits)
+        & (count(F.col("method") == "HEAD") == count(F.lit(True))),
+        "rate": (pages >= rules.rate_pages) & (pages * 60 >= span * rules.rate_pages_a_minute),
+        "no_assets": (pages >= rules.no_assets_pages) & (count(F.col("is_asset")) == 0),
+    }
+    found = F.lit(None).cast("string")
+    for name in reversed(BEHAVIOURS):
+        if name in rules.behaviours:
+            found = F.when(conditions[name], name).otherwise(found)
+    return hits.withColumn("behaviour", found)

@@ -28,12 +28,17 @@ def join(folder: str, *parts: str) -> str:
 
 def read_text(spark: SparkSession, uri: str) -> str:
     """The UTF-8 text of a (small) file. Raise MissingInputError where there is none."""
+    return read_bytes(spark, uri).decode("utf-8")
+
+
+def read_bytes(spark: SparkSession, uri: str) -> bytes:
+    """The bytes of a (small) file. Raise MissingInputError where there is none."""
     path, fs = _path(spark, uri)
     if not fs.exists(path):
         raise MissingInputError(f"There is no file {uri}", uri=uri)
     stream = fs.open(path)
     try:
-        return bytes(_jvm(spark).org.apache.commons.io.IOUtils.toByteArray(stream)).decode("utf-8")
+        return bytes(_jvm(spark).org.apache.commons.io.IOUtils.toByteArray(stream))
     finally:
         stream.close()
 

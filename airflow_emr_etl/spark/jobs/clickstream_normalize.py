@@ -1,4 +1,4 @@
-"""Raw access logs of a day to events: parse, quarantine, drop what was delivered twice, mark robots and pages.
+"""Raw access logs of a day to events: parse, quarantine, clean and enrich (``enrichment.py``).
 
 Writes the datasets ``events``, ``quarantine`` and ``quarantine_counts``. The rules are in docs/clickstream.md.
 Order plays no part: the same lines in other files order or other splits give the same rows and ids.
@@ -18,12 +18,13 @@ from pyspark.sql import Column, DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F
 
 from airflow_emr_etl.exceptions import AccountingError, ConfigurationError, MissingInputError
-from airflow_emr_etl.models import access_log
 from airflow_emr_etl.models.manifest import Accounting
-from airflow_emr_etl.spark import columns, robots, storage
+from airflow_emr_etl.spark import columns, enrichment, storage
 from airflow_emr_etl.spark.arguments import job_parser, whole_number
 from airflow_emr_etl.spark.dataset import Dataset, empty
-from airflow_emr_etl.spark.line_parser import FIELDS, MAX_LINE_BYTES, parse_lines
+from airflow_emr_etl.spark.enrichment import Enrichment
+from airflow_emr_etl.spark.line_parser import MAX_LINE_BYTES, parse_lines
+from airflow_emr_etl.spark.lookup import Lookups
 from airflow_emr_etl.spark.session import job_session
 
 NAME = "clickstream_normalize"
@@ -36,6 +37,7 @@ def parse_arguments(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     )
     parser.add_argument("--expected-lines", type=whole_number, help="fail unless this many lines are read")
     parser.add_argument("--max-line-bytes", type=whole_number, default=MAX_LINE_BYTES)
+    enrichment.add_arguments(parser)
     arguments = parser.parse_args(argv)
     if not 1 <= arguments.max_line_bytes <= MAX_LINE_BYTES:
         raise ConfigurationError(
@@ -55,6 +57,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             output=arguments.output,
             expected_lines=arguments.expected_lines,
             max_line_bytes=arguments.max_line_bytes,
+            rules=enrichment.from_arguments(spark, arguments),
         )
         print(f"{NAME}: {accounting.to_dict()}")  # noqa: T201 - the step's stdout
     finally:
@@ -68,6 +71,7 @@ def normalize(
     output: str,
     expected_lines: Optional[int] = None,
     max_line_bytes: int = MAX_LINE_BYTES,
+    rules: Optional[Enrichment] = None,
 ) -> Accounting:
     """Run the job in ``spark``; see the module. Raise MissingInputError or AccountingError.
 
@@ -103,11 +107,15 @@ def normalize(
     counts = Dataset(spark, output, "quarantine_counts", day, columns.QUARANTINE_COUNTS)
 
     good, bad = lines.where(F.col("reason").isNull()), lines.where(F.col("reason").isNotNull())
-    events.write(
-        _events(_distinct(good), _robots(good), day)
-        if lines_in > bad_lines
-        else empty(spark, columns.NORMALIZED)
-    )
+    rules, lookups, filtered = rules or Enrichment(), Lookups(), {}
+    if lines_in > bad_lines:
+        internal = enrichment.internal_hosts(good, rules, lookups)
+        if internal is not None and rules.drop_internal:
+            filtered["internal"] = good.join(internal, "host", "left_semi").count()
+            good = good.join(internal, "host", "left_anti")
+        events.write(enrichment.enrich(good, internal, rules, day, lookups))
+    else:
+        events.write(empty(spark, columns.NORMALIZED))
     quarantine.write(
         _quarantine(bad, _line_numbers(spark, splits, files), day)
         if bad_lines
@@ -122,6 +130,7 @@ def normalize(
         _count_where(F.col("is_page_view")).alias("page_views"),
         _count_where(~inside).alias("outside_day"),
         F.sum("dropped_copies").alias("dropped"),
+        F.sum("dropped_repeats").alias("repeated"),
     )
     quarantine_files, dropped = quarantine.measure(F.sum("dropped_copies").alias("dropped"))
     by_reason = (
@@ -140,6 +149,8 @@ def normalize(
         valid=sum(file.record_count for file in event_files),
         quarantined=by_reason,
         delivered_twice=_get(seen, "dropped") + _get(dropped, "dropped"),
+        repeated=_get(seen, "repeated"),
+        filtered=filtered,
         bots=_get(seen, "bots"),
         page_views=_get(seen, "page_views"),
         files=len(files),
@@ -156,6 +167,7 @@ def normalize(
     quarantine.finish(quarantine_files, NAME, accounting)
     # Last: the next job starts from this one.
     events.finish(event_files, NAME, accounting)
+    lookups.release()
     lines.unpersist()
     return accounting
 
@@ -199,60 +211,6 @@ def _read_lines(spark: SparkSession, files: Sequence[str]) -> DataFrame:
 
 def _prefix(line: Column, length: int) -> Column:
     return F.substring(line, 1, length)
-
-
-def _distinct(good: DataFrame) -> DataFrame:
-    """One row for each distinct line: the columns, ``kept`` (how often it counts) and ``dropped_copies``.
-
-    A line counts as often as it is in the file that has it most often; more comes from deliveries of the same.
-    Repartitioned once by the line's key, so that neither of the two aggregates shuffles again; all columns
-    follow from the key and are grouping keys only because hash aggregation cannot carry text along.
-    """
-    by_file = (
-        good.repartition(F.col("key")).groupBy("key", "file", *FIELDS).agg(F.count(F.lit(1)).alias("copies"))
-    )
-    return (
-        by_file.groupBy("key", *FIELDS)
-        .agg(F.max("copies").alias("kept"), F.sum("copies").alias("copies"))
-        .withColumn("dropped_copies", F.col("copies") - F.col("kept"))
-    )
-
-
-def _robots(good: DataFrame) -> DataFrame:
-    """Every user agent among ``good`` once, with ``robot``.
-
-    No filter on ``robot`` here: Spark would move it below the ``distinct`` and try the patterns on every line.
-    """
-    expression = robots.robot_expression(robots.load_patterns())
-    agents = good.select("user_agent").distinct()
-    return agents.select("user_agent", F.col("user_agent").rlike(expression).alias("robot"))
-
-
-def _events(distinct: DataFrame, robot_agents: DataFrame, day: date) -> DataFrame:
-    hits = distinct.join(robot_agents, "user_agent", "left").select(
-        *distinct.columns,
-        F.coalesce("robot", F.lit(False)).alias("is_bot"),
-        F.explode(F.expr("sequence(1, kept)")).alias("occurrence"),
-    )
-    status = F.col("status")
-    is_asset = F.lower("path").rlike(r"\.(?:" + "|".join(access_log.ASSET_EXTENSIONS) + r")\z")
-    is_page = (
-        (F.col("method") == "GET")
-        & (status.between(200, 299) | (status == 304))
-        & ~is_asset
-        & ~F.col("is_bot")
-    )
-    return (
-        hits.withColumn("event_id", F.sha2(F.concat_ws(":", F.hex("key"), "occurrence"), 256))
-        .withColumn("is_page_view", F.coalesce(is_page, F.lit(False)))
-        .withColumn(
-            "visitor_id", F.sha2(F.concat("host", F.lit("\n"), F.coalesce("user_agent", F.lit(""))), 256)
-        )
-        .withColumn(
-            "dropped_copies", F.when(F.col("occurrence") == 1, F.col("dropped_copies")).otherwise(F.lit(0))
-        )
-        .withColumn("dt", F.lit(day.isoformat()).cast("date"))
-    )
 
 
 def _line_numbers(spark: SparkSession, splits: Sequence[Row], files: Sequence[str]) -> DataFrame:

@@ -8,7 +8,7 @@ from typing import Any
 import crawleruseragents
 import pytest
 
-from airflow_emr_etl.spark.robots import OWN, load_patterns, robot_expression
+from airflow_emr_etl.spark.robots import load_patterns, robot_expression
 
 pytestmark = pytest.mark.spark
 
@@ -25,7 +25,7 @@ def test_java_finds_what_the_list_finds_in_python(spark: Any) -> None:
         "Mozilla/5.0 (X11; Linux) Firefox/145.0",
         "x",
     }
-    python = [re.compile(pattern) for pattern in load_patterns()] + [re.compile(OWN)]
+    python = [re.compile(pattern) for pattern in load_patterns()]
     expected = {agent for agent in agents if any(pattern.search(agent) for pattern in python)}
     frame = spark.createDataFrame([(agent,) for agent in agents], "agent string")
     found = frame.where(F.col("agent").rlike(robot_expression(load_patterns()))).collect()

@@ -111,3 +111,19 @@ def test_lines_that_do_not_add_up_are_noticed(change: dict[str, Any]) -> None:
     ACCOUNTING.check()
     with pytest.raises(AccountingError):
         replace(ACCOUNTING, **change).check()
+
+
+def test_what_was_left_out_on_purpose_is_counted() -> None:
+    cleaned = replace(ACCOUNTING, lines_in=16, repeated=2, filtered={"internal": 4})
+    cleaned.check()
+    assert Accounting.from_dict(cleaned.to_dict()) == cleaned
+    with pytest.raises(AccountingError, match=r"2 repeated \+ 4 filtered"):
+        replace(cleaned, lines_in=17).check()
+    with pytest.raises(AccountingError, match="negative"):
+        replace(cleaned, lines_in=11, filtered={"internal": -1}).check()
+
+
+def test_an_accounting_from_before_there_was_cleaning_is_read() -> None:
+    document = ACCOUNTING.to_dict()
+    del document["repeated"], document["filtered"]
+    assert Accounting.from_dict(document) == ACCOUNTING

@@ -68,8 +68,14 @@ for job in {list(JOBS)!r}:
     runpy.run_path({str(folder)!r} + "/" + job + ".py", run_name="imported")
 from airflow_emr_etl.spark import robots
 assert len(robots.load_patterns()) > 1000
+from airflow_emr_etl.spark import referrer_database
+sources = referrer_database.sources_by_domain(referrer_database.load_database())
+assert referrer_database.find_source("https://www.google.com/search?q=lamp", sources) == ("search", "Google", "lamp")
+import ua_parser
+assert ua_parser.RegexResolver is None
+assert ua_parser.parse("Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Firefox/145.0").user_agent.major == "145"
 print(sys.modules["airflow_emr_etl"].__file__)
-print(sorted(set(sys.modules) & {{"airflow", "pydantic", "boto3", "pandas", "great_expectations"}}))
+print(sorted(set(sys.modules) & {{"airflow", "pydantic", "boto3", "pandas", "great_expectations", "yaml"}}))
 """
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, timeout=120, check=False
