@@ -39,4 +39,3 @@ class BatchCatalog:
 
     def put(self, batch: Batch) -> None:
         storage.write_text(self.spark, storage.join(self.uri, entry_name(batch.day)), batch.to_json())
-

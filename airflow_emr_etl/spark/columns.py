@@ -60,6 +60,9 @@ NORMALIZED = [column for column in EVENTS if column.name != "session_id"] + _col
 """Events before sessions. ``dropped_copies``: further deliveries of this line (and of its repeats), which were
 dropped. ``dropped_repeats``: equal requests that followed this one too closely to count."""
 
+CAMPAIGN = tuple(column.name for column in EVENTS if column.name.startswith("campaign_"))
+"""What says of an event which campaign it came by."""
+
 QUARANTINE = _columns(
     ("dt", "DATE"),
     ("reason", "VARCHAR(64)"),
@@ -86,9 +89,7 @@ SESSIONS = _columns(
     ("dt", "DATE"),
 )
 
-RESTATES = _columns(
-    ("restates_from", "TIMESTAMP"), ("restates_to", "TIMESTAMP"), ("retracted", "BOOLEAN")
-)
+RESTATES = _columns(("restates_from", "TIMESTAMP"), ("restates_to", "TIMESTAMP"), ("retracted", "BOOLEAN"))
 """After the sessions' own columns, for the load alone: whose sessions of which time a row takes the place of."""
 
 DAILY_TRAFFIC = _columns(

@@ -35,7 +35,9 @@ class Neighbours:
         self.days: Set[date] = {day for batch in others for day in batch.days}
         self._kept: List[DataFrame] = []
 
-    def find(self, own: DataFrame, own_days: Collection[date], gone: Optional[DataFrame]) -> Optional[DataFrame]:
+    def find(
+        self, own: DataFrame, own_days: Collection[date], gone: Optional[DataFrame]
+    ) -> Optional[DataFrame]:
         """Events of the other batches, with ``owner`` (the batch's day as a number), or None where there can be none."""
         fresh = own.select("visitor_id", "ts")
         if gone is not None:
@@ -65,11 +67,7 @@ class Neighbours:
             if not more:
                 return found
             # Whoever is active for days is so for many: look twice as far each time.
-            days |= {
-                day
-                for day in self.days - days
-                if any(abs((day - edge).days) < step for edge in more)
-            }
+            days |= {day for day in self.days - days if any(abs((day - edge).days) < step for edge in more)}
             step *= 2
 
     def release(self) -> None:
@@ -105,17 +103,13 @@ class Neighbours:
             .where("fresh")
         )
         edges = activities.select(
-            F.explode(
-                F.array(self._day(F.col("begin"), -1), self._day(F.col("end"), 1))
-            ).alias("day")
+            F.explode(F.array(self._day(F.col("begin"), -1), self._day(F.col("end"), 1))).alias("day")
         )
         return {row["day"] for row in edges.distinct().where(F.col("day").isin(sorted(left))).collect()}
 
     def _in_reach(self, ts: Column, days: Iterable[date]) -> Column:
         wanted = sorted(days)
-        return reduce(
-            Column.__or__, (self._day(ts, shift).isin(wanted) for shift in (-1, 0, 1))
-        )
+        return reduce(Column.__or__, (self._day(ts, shift).isin(wanted) for shift in (-1, 0, 1)))
 
     def _day(self, ts: Column, shift: int) -> Column:
         """The day of the time that is ``shift`` times the inactivity after ``ts``."""

@@ -6,11 +6,13 @@ Python worker's memory on a laptop as on a hundred nodes; only the number of par
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any, Dict, Iterable, Iterator, List, Optional
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from airflow_emr_etl.exceptions import ConfigurationError
 from airflow_emr_etl.models.session_rules import SessionRules
 
 HITS_A_PARTITION = 1_000_000
@@ -26,6 +28,7 @@ def sessions_of(
     or ``cut_day`` (int); with ``known`` also ``owner`` (int) and ``kind`` (tinyint), see session_pass. ``rows``, if
     known, sizes the partitions. Events with an id that was there already count once.
     """
+    _check_arrow()
     from airflow_emr_etl.spark import session_pass, session_shuffle
 
     spark = events.sparkSession
@@ -91,6 +94,16 @@ def partition_keys(spark: SparkSession, count: int) -> List[int]:
             found.setdefault(row["place"], row["id"])
         tried += width
     return [found[place] for place in range(count)]
+
+
+def _check_arrow() -> None:
+    missing = [name for name in ("numpy", "pyarrow") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigurationError(
+            f"This Python has no {' and no '.join(missing)}, which sessions are found with. On a cluster, the "
+            "bootstrap action install_great_expectations.sh of airflow_emr_etl.quality installs both; point "
+            "spark.pyspark.python at its Python. Elsewhere, pip install 'airflow-emr-etl[spark]'."
+        )
 
 
 def _schema() -> str:

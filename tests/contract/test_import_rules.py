@@ -48,6 +48,8 @@ EXCEPTIONS = {
     f"{NAME}.spark.jobs.quality_gate": {"quality"},  # the program that runs quality on the cluster
     f"{NAME}.spark.package": {"quality"},  # packs what that program needs
 }
+#: What the workers of a job do with its rows: loaded there, never with the package.
+IN_ARROW = {f"{NAME}.spark.session_pass", f"{NAME}.spark.session_shuffle"}
 #: Scripts for spark-submit that run when loaded.
 SCRIPTS = {f"{NAME}.local.spark.class_list_job"}
 
@@ -118,6 +120,8 @@ def test_heavy_modules_wait_for_their_use(module: str) -> None:
     banned = set(settings["flake8-tidy-imports"]["banned-module-level-imports"]) | {"urllib3", "s3transfer"}
     if part_of(module) == "spark":
         banned -= {"pyspark"}  # runs inside Spark
+    if module in IN_ARROW:
+        banned -= {"numpy", "pyarrow"}
     names = imported(MODULES[module], module, at_load=True)
     assert [f"{module}:{line} imports {name}" for name, line in names if top(name) in banned] == []
 

@@ -1,5 +1,5 @@
 #!/bin/bash
-# EMR bootstrap action: Great Expectations for the Python that Spark steps run with.
+# EMR bootstrap action: Great Expectations, pandas and pyarrow for the Python that Spark steps run with.
 #
 # Give the cluster this script as a bootstrap action and, so that PySpark uses the Python that it makes,
 #   {"Classification": "spark-defaults", "Properties": {
@@ -23,7 +23,7 @@ ready() {
     "$1" -c '
 import sys
 from importlib.util import find_spec
-sys.exit(not all(map(find_spec, ("great_expectations", "numpy", "pandas", "yaml"))))' 2>/dev/null
+sys.exit(not all(map(find_spec, ("great_expectations", "numpy", "pandas", "pyarrow", "yaml"))))' 2>/dev/null
 }
 
 step_python="${1:-${PYSPARK_PYTHON:-python3}}"

@@ -13,7 +13,7 @@ import sys
 import time
 from datetime import date
 from functools import reduce
-from typing import Callable, Collection, Dict, List, Optional, Sequence, Set
+from typing import Any, Callable, Collection, Dict, List, Optional, Sequence, Set
 from zoneinfo import ZoneInfo
 
 from pyspark import StorageLevel
@@ -140,7 +140,7 @@ class _Run:
         rules: SessionRules,
         entries: Dict[date, Batch],
     ) -> None:
-        assert given.accounting is not None  # noqa: S101 - checked where it was read
+        assert given.accounting is not None
         self.spark, self.day, self.rules = spark, day, rules
         self.given, self.accounting = given, given.accounting
         self.uri = storage.join(source, "events", FILE_NAME)
@@ -157,7 +157,8 @@ class _Run:
     def write(self) -> None:
         normalized = self._read(self.given.urls)
         self.days = {
-            row["day"]: row["count"] for row in normalized.groupBy(F.to_date("ts").alias("day")).count().collect()
+            row["day"]: row["count"]
+            for row in normalized.groupBy(F.to_date("ts").alias("day")).count().collect()
         }
         gone = self._gone(normalized)
         own = normalized.withColumn("owner", F.lit(owner_of(self.day)))
@@ -190,12 +191,13 @@ class _Run:
                 f"{written - kept} of other batches were written, and the sessions have {_get(counted, 'hits')} hits.",
             )
         session_count = sum(file.record_count for file in self.session_files) - _get(counted, "retracted")
+        parts: Dict[str, Any] = self._parts(valid - kept)
         self.accounting = dataclasses.replace(
             self.accounting,
             valid=kept,
             delivered_twice=self.accounting.delivered_twice + valid - kept,
             sessions=session_count,
-            **self._parts(valid - kept),
+            **parts,
         )
         self.accounting.check()
         self.traffic.write(self._totals())
@@ -317,7 +319,9 @@ def _cut_key(cut_on: Collection[str]) -> Column:
 
 
 def _sessions(found: DataFrame) -> DataFrame:
-    return found.withColumn("referrer_host", _host(F.col("referrer"))).withColumn("dt", F.to_date("started_at"))
+    return found.withColumn("referrer_host", _host(F.col("referrer"))).withColumn(
+        "dt", F.to_date("started_at")
+    )
 
 
 def _with_sessions(events: Sequence[DataFrame], found: DataFrame, day: date) -> DataFrame:

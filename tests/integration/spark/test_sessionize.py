@@ -7,6 +7,7 @@ import pytest
 
 from airflow_emr_etl.exceptions import AccountingError, ManifestError, MissingInputError
 from airflow_emr_etl.models.manifest import Manifest
+from airflow_emr_etl.models.session_rules import SessionRules
 from airflow_emr_etl.spark.jobs.clickstream_sessionize import sessionize
 
 pytestmark = pytest.mark.spark
@@ -68,7 +69,12 @@ def test_sessions(spark: Any, normalize_files: Any, tmp_path: Any) -> None:
 
 def test_the_inactivity_can_be_set(spark: Any, normalize_files: Any, tmp_path: Any) -> None:
     run = normalize_files({"a.log": b"\n".join([hit("10:00:00", "/a"), hit("10:05:01", "/b")])})
-    assert sessionize(spark, str(run.output), DAY, str(tmp_path / "o"), inactivity_minutes=5).sessions == 2
+    assert (
+        sessionize(
+            spark, str(run.output), DAY, str(tmp_path / "o"), SessionRules(inactivity_minutes=5)
+        ).sessions
+        == 2
+    )
 
 
 def test_only_files_that_the_manifest_lists_are_read(spark: Any, normalize_files: Any, tmp_path: Any) -> None:

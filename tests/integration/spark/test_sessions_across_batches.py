@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from integration.spark.conftest import collect
 
 from airflow_emr_etl.models.manifest import Accounting, Manifest
 from airflow_emr_etl.models.session_rules import SessionRules
 from airflow_emr_etl.spark import columns
 from airflow_emr_etl.spark.dataset import Dataset, schema
 from airflow_emr_etl.spark.jobs.clickstream_sessionize import sessionize
-from integration.spark.conftest import collect
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -109,7 +109,9 @@ class World:
 
     def check(self) -> None:
         """The warehouse is what the rules say of all distinct events that there are now."""
-        expected, session_of = one_run({event for events in self.batches.values() for event in events}, self.rules)
+        expected, session_of = one_run(
+            {event for events in self.batches.values() for event in events}, self.rules
+        )
         found = {
             key: (row["visitor_id"], row["started_at"], row["ended_at"], row["hits"], row["page_views"])
             for key, row in self.sessions.items()
@@ -154,7 +156,9 @@ def history(random: Random, number: int) -> list[tuple[date, Event]]:
         name = digest("visitor", number, visitor)
         for _ in range(random.randrange(1, 5)):
             # Bursts, most of them about a midnight, with pauses about the inactivity.
-            at = begin + timedelta(days=random.randrange(NIGHTS), minutes=random.choice([-45, -5, 0, 15, 600]))
+            at = begin + timedelta(
+                days=random.randrange(NIGHTS), minutes=random.choice([-45, -5, 0, 15, 600])
+            )
             for _ in range(random.randrange(1, 8)):
                 at += random.choice([0, 1, 5, 29, 30, 31, 40, 400]) * MINUTE
                 event = (at, name, digest(number, visitor, at, random.randrange(3)))
@@ -231,7 +235,8 @@ def test_a_visitor_without_a_pause_for_days(spark: SparkSession, tmp_path: Path)
     world = World(spark, tmp_path, SessionRules())
     begin = datetime.combine(FIRST, datetime.min.time())
     events = [
-        (begin + step * timedelta(minutes=20), digest("robot"), digest("robot", step)) for step in range(72 * 5)
+        (begin + step * timedelta(minutes=20), digest("robot"), digest("robot", step))
+        for step in range(72 * 5)
     ]
     for night in range(5):
         day = FIRST + timedelta(days=night)

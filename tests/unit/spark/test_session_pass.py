@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -125,8 +126,7 @@ RULES = st.builds(
 def through(rows: list[dict[str, Any]], rules: SessionRules, cuts: list[int], chunk: int) -> list[Any]:
     places = sorted({0, *(cut % (len(rows) + 1) for cut in cuts), len(rows)})
     batches = [
-        pa.RecordBatch.from_pylist(rows[begin:end], schema=INPUT)
-        for begin, end in zip(places, places[1:], strict=False)
+        pa.RecordBatch.from_pylist(rows[begin:end], schema=INPUT) for begin, end in itertools.pairwise(places)
     ]
     before = session_pass.CHUNK_ROWS
     session_pass.CHUNK_ROWS = chunk
