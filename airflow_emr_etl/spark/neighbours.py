@@ -38,7 +38,7 @@ class Neighbours:
     def find(
         self, own: DataFrame, own_days: Collection[date], gone: Optional[DataFrame]
     ) -> Optional[DataFrame]:
-        """Events of the other batches, with ``owner`` (the batch's day as a number), or None where there can be none."""
+        """Events of the other batches, with ``owner`` (the batch's day as a number); None for surely none."""
         fresh = own.select("visitor_id", "ts")
         if gone is not None:
             fresh = fresh.unionByName(gone.select("visitor_id", "ts"))
