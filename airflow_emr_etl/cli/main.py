@@ -13,6 +13,7 @@ def _register() -> None:
     from airflow_emr_etl.cli.jobs import app as jobs_app
     from airflow_emr_etl.cli.local import app as local_app
     from airflow_emr_etl.cli.logs import app as logs_app
+    from airflow_emr_etl.cli.quality import app as quality_app
     from airflow_emr_etl.cli.reap import reap
     from airflow_emr_etl.cli.standalone import down, up
 
@@ -24,6 +25,7 @@ def _register() -> None:
     app.add_typer(events_app, name="events")
     app.add_typer(jobs_app, name="jobs")
     app.add_typer(logs_app, name="logs")
+    app.add_typer(quality_app, name="quality")
 
 
 _register()

@@ -5,12 +5,14 @@ that reads it::
 
     {"passed": bool, "suite": str, "failed_critical": N, "failed_warning": N,
      "data_docs": "s3://.../data_docs/index.html" | null, "seconds": float,
-     "datasets": {name: {"rows": N, "expectations": [
-        {"id": str, "type": str, "column": str | null, "severity": "critical" | "warning" | "info",
+     "datasets": {name: {"rows": N, "quarantined": N, "clean": "s3://.../manifest.json" | null, "expectations": [
+        {"id": str, "type": str, "column": str | null,
+         "severity": "critical" | "warning" | "info" | "quarantine",
          "success": bool, "observed": any, "unexpected_count": N | null, "unexpected_percent": float | null,
          "examples": [any, ...], "message": str}]}}}
 
-``passed`` is false when a critical expectation failed; warnings and infos are counted and shown, no more.
+``passed`` is false when a critical expectation failed; warnings and infos are counted and shown, no more. Rows that
+broke a ``quarantine`` expectation are in ``quarantined``, once each, and ``clean`` is the manifest of the others.
 """
 
 from __future__ import annotations
@@ -59,6 +61,10 @@ class DatasetResult:
 
     rows: int
     expectations: Tuple[ExpectationResult, ...]
+    quarantined: int = 0
+    """How many of the rows were put aside."""
+    clean: Optional[str] = None
+    """The manifest of the rows that may go on; None where the suite puts no rows of this dataset aside."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +114,8 @@ class GateResult:
             "datasets": {
                 name: {
                     "rows": dataset.rows,
+                    "quarantined": dataset.quarantined,
+                    "clean": dataset.clean,
                     "expectations": [
                         {**dataclasses.asdict(entry), "examples": list(entry.examples)}
                         for entry in dataset.expectations
@@ -134,6 +142,8 @@ class GateResult:
                     name: DatasetResult(
                         rows=int(dataset["rows"]),
                         expectations=tuple(_entry(entry) for entry in dataset["expectations"]),
+                        quarantined=int(dataset.get("quarantined", 0)),
+                        clean=dataset.get("clean"),
                     )
                     for name, dataset in document["datasets"].items()
                 },
@@ -176,6 +186,11 @@ class GateResult:
             "",
             f"suite {self.suite}: {verdict}; {len(rows)} expectations, {self.failed_critical} critical and "
             f"{self.failed_warning} warnings failed; {counts}; {self.seconds:.1f} s",
+        ]
+        lines += [
+            f"{name}: {dataset.quarantined:,} of {dataset.rows:,} rows were put aside; the others: {dataset.clean}"
+            for name, dataset in self.datasets.items()
+            if dataset.quarantined
         ]
         if self.data_docs:
             lines.append(f"data docs: {self.data_docs}")

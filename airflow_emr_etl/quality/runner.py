@@ -2,8 +2,8 @@
 
 How the work is kept small, since a gate stands between the data and everybody who waits for it:
 
-- All expectations of a dataset go to Great Expectations at once: it computes what can share a scan in one
-  aggregate. Only uniqueness and the like take a scan of their own.
+- All expectations of a dataset go to Great Expectations at once, on an engine that computes what can share a scan
+  in one aggregate (``spark_engine``). Only uniqueness and queries take a scan of their own.
 - The first pass asks for counts only. Examples of offending values cost a scan each, so they are fetched in a
   second pass, for the expectations that failed.
 - Frames are not cached: the scans read a few columns of columnar files each, which measured faster than
@@ -27,9 +27,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from airflow_emr_etl.exceptions import ConfigurationError, CorruptInputError
+from airflow_emr_etl.quality.expectations import register
 from airflow_emr_etl.quality.page import render_page
+from airflow_emr_etl.quality.quarantine import check_row_level, marked
 from airflow_emr_etl.quality.result import DatasetResult, ExpectationResult, GateResult
-from airflow_emr_etl.quality.suite import Expectation, Suite, closest
+from airflow_emr_etl.quality.spark_engine import datasource_type
+from airflow_emr_etl.quality.suite import (
+    CRITICAL,
+    QUARANTINE,
+    WARNING,
+    Expectation,
+    Suite,
+    closest,
+    view_name,
+)
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -80,7 +91,15 @@ def build_expectations(suite: Suite) -> Dict[str, Any]:
             message names file, line, dataset, entry and what is valid.
     """
     import_great_expectations()
-    return {entry.id: _built(entry) for entries in suite.datasets.values() for entry in entries}
+    register(suite.modules, suite.source)
+    _kinds.cache_clear()
+    built = {}
+    for entries in suite.datasets.values():
+        for entry in entries:
+            built[entry.id] = _built(entry)
+            if entry.severity == QUARANTINE:
+                check_row_level(built[entry.id], entry.where)
+    return built
 
 
 def run_suite(
@@ -88,6 +107,7 @@ def run_suite(
     frames: Mapping[str, DataFrame],
     docs: Optional[Path] = None,
     clock: Callable[[], float] = time.monotonic,
+    put_aside: Optional[Callable[[str, Optional[DataFrame]], Tuple[int, str]]] = None,
 ) -> GateResult:
     """Run *suite* over *frames* and return what it found.
 
@@ -96,6 +116,9 @@ def run_suite(
         frames: one Spark DataFrame for each dataset of the suite, by name.
         docs: an existing, empty local folder to build the data docs site in (``index.html`` and below);
             None builds none. The result's ``data_docs`` stays None: the caller knows where the site ends up.
+        put_aside: called for each dataset that has expectations of severity quarantine, with its name and its
+            rows, marked as :func:`airflow_emr_etl.quality.quarantine.marked` does, or None where all of them hold.
+            Returns how many rows it put aside, and the manifest of the others. None leaves the rows alone.
 
     Raises:
         ConfigurationError: the suite does not fit Great Expectations, or a dataset has no frame.
@@ -111,16 +134,23 @@ def run_suite(
         )
     built = build_expectations(suite)
     context = _context(docs)
-    source = context.data_sources.add_spark(name="spark", persist=False)
+    for name in suite.datasets:
+        frames[name].createOrReplaceTempView(view_name(name))
+    datasource_type()  # defining it is what gives the context a method to add one
+    source = context.data_sources.add_few_scans_spark(name="spark", persist=False)
     datasets = {}
     for name, entries in suite.datasets.items():
         definition = source.add_dataframe_asset(name=name).add_batch_definition_whole_dataframe("all")
         batch = definition.get_batch(batch_parameters={"dataframe": frames[name]})
         whole, rows = _validated(batch, name, [built[entry.id] for entry in entries])
         found = {_identity(evr): evr.to_json_dict() for evr in whole.results}
-        datasets[name] = DatasetResult(
-            rows=rows, expectations=tuple(finding(entry, found[entry.id]) for entry in entries)
-        )
+        findings = tuple(finding(entry, found[entry.id]) for entry in entries)
+        quarantined, clean = 0, None
+        apart = [one for one in findings if one.severity == QUARANTINE]
+        if apart and put_aside is not None:
+            broken = {one.id: built[one.id] for one in apart if one.unexpected_count}
+            quarantined, clean = put_aside(name, marked(batch, frames[name], broken) if broken else None)
+        datasets[name] = DatasetResult(rows, findings, quarantined, clean)
         if docs is not None:
             _keep_for_docs(context, suite, name, whole)
     result = GateResult(suite=suite.name, datasets=datasets, seconds=clock() - started)
@@ -158,7 +188,8 @@ def finding(entry: Expectation, found: Mapping[str, Any]) -> ExpectationResult:
         id=entry.id,
         type=entry.type,
         column=entry.column,
-        severity=entry.severity,
+        # What could not be evaluated says nothing about any row, so no row can be put aside.
+        severity=CRITICAL if raised is not None and entry.severity == QUARANTINE else entry.severity,
         success=success,
         observed=observed,
         unexpected_count=None if count is None else int(count),
@@ -190,7 +221,7 @@ def _built(entry: Expectation) -> Any:
     if entry.note:
         ours["notes"] = entry.note
     if "severity" in fields:  # since 1.6; before, it is known to us alone
-        ours["severity"] = entry.severity
+        ours["severity"] = WARNING if entry.severity == QUARANTINE else entry.severity
     try:
         return kind(**entry.parameters, **ours)
     except (pydantic.ValidationError, TypeError, ValueError) as problem:

@@ -16,9 +16,10 @@
         - expect_table_row_count_to_equal: {value: 1}
 
 Each entry is one Great Expectations type with its own parameters. Three keys are ours: ``severity``
-(``critical``, the default, ``warning`` or ``info``), ``note`` (why the rule is there; the data docs show it)
-and ``id`` (default: made of dataset, column and type). A text value may hold ``${partition.NAME}``, which is
-filled from the partition that the dataset's manifest names, such as ``${partition.dt}``.
+(``critical`` or ``stop``, the default; ``warning`` or ``warn``; ``info``; ``quarantine``), ``note`` (why the rule is
+there; the data docs show it) and ``id`` (default: made of dataset, column and type). A text value may hold
+``${partition.NAME}``, which is filled from the partition that the dataset's manifest names, such as
+``${partition.dt}``.
 
 This module knows the shape only; that a type and its parameters exist is checked by
 :func:`airflow_emr_etl.quality.runner.build_expectations`, where Great Expectations is installed.
@@ -36,7 +37,10 @@ from airflow_emr_etl.exceptions import ConfigurationError
 CRITICAL = "critical"
 WARNING = "warning"
 INFO = "info"
-SEVERITIES = (CRITICAL, WARNING, INFO)
+QUARANTINE = "quarantine"
+SEVERITIES = (CRITICAL, WARNING, INFO, QUARANTINE)
+"""``quarantine`` takes the rows that break a rule out of the data, and lets the others pass."""
+SYNONYMS: Mapping[str, str] = {"stop": CRITICAL, "warn": WARNING}
 
 OWN_KEYS = ("severity", "note", "id")
 """Keys of an entry that are ours; all others go to Great Expectations."""
@@ -74,9 +78,28 @@ class Suite:
     name: str
     datasets: Mapping[str, Tuple[Expectation, ...]]
     source: str
+    modules: Tuple[str, ...] = ()
+    """Python modules that define expectations of a team's own."""
+
+    def with_past(self, kind: str, rows: Mapping[str, Sequence[int]]) -> Suite:
+        """The same suite with the earlier nights' *rows* (by dataset) as ``past`` of entries of type *kind* that
+        name none themselves."""
+        return dataclasses.replace(
+            self,
+            datasets={
+                dataset: tuple(
+                    dataclasses.replace(entry, parameters={"past": list(rows[dataset]), **entry.parameters})
+                    if entry.type == kind and rows.get(dataset)
+                    else entry
+                    for entry in entries
+                )
+                for dataset, entries in self.datasets.items()
+            },
+        )
 
     def for_partitions(self, partitions: Mapping[str, Mapping[str, str]]) -> Suite:
-        """The same suite with ``${partition.NAME}`` filled in from *partitions* (by dataset).
+        """The same suite with ``${partition.NAME}`` filled in from *partitions* (by dataset), and
+        ``${dataset.NAME}`` with the name of the view that a query finds that dataset under.
 
         Raises:
             ConfigurationError: a value asks for a partition key that its dataset does not have.
@@ -87,7 +110,17 @@ class Suite:
                 dataset: tuple(
                     dataclasses.replace(
                         entry,
-                        parameters=_filled(entry.parameters, partitions.get(dataset, {}), entry.where),
+                        parameters=_filled(
+                            entry.parameters,
+                            {
+                                **{
+                                    f"partition.{key}": value
+                                    for key, value in partitions.get(dataset, {}).items()
+                                },
+                                **{f"dataset.{name}": view_name(name) for name in self.datasets},
+                            },
+                            entry.where,
+                        ),
                     )
                     for entry in entries
                 )
@@ -110,7 +143,12 @@ def load_suite(text: str, source: str) -> Suite:
     document, lines = _parse(text, source)
     if not isinstance(document, dict):
         _refuse(source, f"a suite is a mapping with the keys suite and datasets, not {_shown(document)}")
-    _known_keys(document, ("suite", "datasets"), source)
+    _known_keys(document, ("suite", "datasets", "modules"), source)
+    modules = document.get("modules") or []
+    if not isinstance(modules, list) or not all(isinstance(one, str) for one in modules):
+        _refuse(
+            source, f"modules is {_shown(modules)}; give a list of Python modules, such as [my_team.checks]"
+        )
     name = document.get("suite")
     if not isinstance(name, str) or not _NAME.match(name):
         _refuse(
@@ -136,7 +174,12 @@ def load_suite(text: str, source: str) -> Suite:
             where = f"{source}, line {lines[dataset][number - 1]}: dataset {dataset}, entry {number}"
             loaded.append(_entry(item, dataset, where, seen))
         entries[dataset] = tuple(loaded)
-    return Suite(name=name, datasets=entries, source=source)
+    return Suite(name=name, datasets=entries, source=source, modules=tuple(modules))
+
+
+def view_name(dataset: str) -> str:
+    """The name under which queries of a suite find a dataset."""
+    return f"gate_{re.sub('[^A-Za-z0-9]', '_', dataset)}"
 
 
 def closest(word: str, valid: Sequence[str]) -> str:
@@ -161,9 +204,10 @@ def _entry(item: Any, dataset: str, where: str, seen: Dict[str, str]) -> Expecta
     raw = {} if raw is None else raw
     if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
         _refuse(where, f"{_shown(raw)} came; give its parameters as a mapping, such as {{column: event_id}}")
-    severity = raw.get("severity", CRITICAL)
+    given = raw.get("severity", CRITICAL)
+    severity = SYNONYMS.get(given, given) if isinstance(given, str) else given
     if severity not in SEVERITIES:
-        _refuse(where, f"severity is {_shown(severity)}; valid: {', '.join(SEVERITIES)}")
+        _refuse(where, f"severity is {_shown(given)}; valid: {', '.join((*SEVERITIES, *SYNONYMS))}")
     note = raw.get("note")
     if note is not None and not isinstance(note, str):
         _refuse(where, f"note is {_shown(note)}; give text")
@@ -209,22 +253,21 @@ def _columns(parameters: Mapping[str, Any]) -> Optional[str]:
     return ", ".join(map(str, names)) if isinstance(names, list) and names else None
 
 
-def _filled(value: Any, partition: Mapping[str, str], where: str) -> Any:
+def _filled(value: Any, known: Mapping[str, str], where: str) -> Any:
     if isinstance(value, str):
-        return _VARIABLE.sub(lambda match: _variable(match.group(1), partition, where), value)
+        return _VARIABLE.sub(lambda match: _variable(match.group(1), known, where), value)
     if isinstance(value, (list, tuple)):
-        return [_filled(item, partition, where) for item in value]
+        return [_filled(item, known, where) for item in value]
     if isinstance(value, Mapping):
-        return {key: _filled(item, partition, where) for key, item in value.items()}
+        return {key: _filled(item, known, where) for key, item in value.items()}
     return value
 
 
-def _variable(name: str, partition: Mapping[str, str], where: str) -> str:
-    prefix, _, key = name.partition(".")
-    if prefix != "partition" or key not in partition:
-        valid = ", ".join(f"${{partition.{one}}}" for one in partition)
-        _refuse(where, f"${{{name}}} is not known here; valid: {valid or 'none, no partition is named'}")
-    return partition[key]
+def _variable(name: str, known: Mapping[str, str], where: str) -> str:
+    if name not in known:
+        valid = ", ".join(f"${{{one}}}" for one in known)
+        _refuse(where, f"${{{name}}} is not known here; valid: {valid}")
+    return known[name]
 
 
 def _known_keys(mapping: Mapping[Any, Any], valid: Sequence[str], where: str) -> None:

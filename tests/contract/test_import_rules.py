@@ -46,6 +46,7 @@ EXCEPTIONS = {
     },  # ClusterPool.spark and its like make tasks, and import them only then
     f"{NAME}.models.table": {"transfers"},  # RedshiftTable.load makes the task, and imports it only then
     f"{NAME}.spark.jobs.quality_gate": {"quality"},  # the program that runs quality on the cluster
+    f"{NAME}.spark.gate_history": {"quality"},  # reads that program's results
     f"{NAME}.spark.package": {"quality"},  # packs what that program needs
 }
 #: What the workers of a job do with its rows: loaded there, never with the package.

@@ -6,7 +6,9 @@
                  --output s3://.../attempt=.../
 
 Reads exactly the files that each manifest lists, checks their rows against it, runs the suite and writes
-``<output>/data_docs/`` and then, last, ``<output>/result.json`` (its form: ``quality/result.py``).
+``<output>/data_docs/`` and then, last, ``<output>/result.json`` (its form: ``quality/result.py``). Of a dataset
+with expectations of severity ``quarantine`` it also writes ``<output>/quarantine/<dataset>/`` and
+``<output>/clean/<dataset>/manifest.json`` (see ``spark/quarantine.py``).
 
 Exit code 0 says that the gate ran, whatever its verdict: the verdict is in ``result.json``. 2 says that the
 arguments or the suite are wrong, 1 that the data could not be checked; then there is no ``result.json``, and
@@ -59,7 +61,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     """Run the gate; raise SystemExit with the code (see the module) when it could not."""
     arguments = _arguments(sys.argv[1:] if argv is None else argv)
     try:
-        result = gate(arguments.suite, _data(arguments.data), arguments.output)
+        result = gate(arguments.suite, _data(arguments.data), arguments.output, arguments.history)
     except EmrEtlError as problem:
         # EMR keeps stdout and stderr in two files, and people open either.
         for stream in (sys.stdout, sys.stderr):
@@ -68,8 +70,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     _say(result.render(), sys.stdout)
 
 
-def gate(suite_uri: str, data: Mapping[str, str], output: str) -> GateResult:
-    """Check *data* (dataset name to manifest URI) by the suite and write what was found under *output*.
+def gate(suite_uri: str, data: Mapping[str, str], output: str, history: Optional[str] = None) -> GateResult:
+    """Check *data* by the suite and write what was found under *output*.
+
+    *data* maps the name of a dataset to the URI of its manifest, or of a folder of Parquet without one. *history* is
+    the folder that holds earlier nights' results under ``dt=<day>/``.
 
     Raises:
         ConfigurationError: the suite is wrong, or its datasets are not those of *data*.
@@ -77,9 +82,12 @@ def gate(suite_uri: str, data: Mapping[str, str], output: str) -> GateResult:
         ManifestError: a manifest is broken, is that of another dataset, or its files do not hold its rows.
         CorruptInputError: the files are there, but damaged.
     """
+    from airflow_emr_etl.quality.expectations import NEAR_PAST
     from airflow_emr_etl.quality.runner import build_expectations, import_great_expectations, run_suite
     from airflow_emr_etl.quality.suite import load_suite
     from airflow_emr_etl.spark import storage
+    from airflow_emr_etl.spark.gate_history import past_rows
+    from airflow_emr_etl.spark.quarantine import split
     from airflow_emr_etl.spark.session import job_session
 
     laps = _Laps()
@@ -93,6 +101,13 @@ def gate(suite_uri: str, data: Mapping[str, str], output: str) -> GateResult:
     _same_datasets(suite_uri, suite.datasets, data)
     manifests = {name: _manifest(spark, name, data[name]) for name in suite.datasets}
     suite = suite.for_partitions({name: manifest.partition for name, manifest in manifests.items()})
+    if history is not None:
+        days = sorted({manifest.partition.get("dt", "") for manifest in manifests.values()} - {""})
+        if not days:
+            raise ConfigurationError(
+                f"--history {history}: none of the data has a day (dt), so no night is past"
+            )
+        suite = suite.with_past(NEAR_PAST, past_rows(spark, history, before=days[0]))
     laps.done("suite and manifests")
     ahead.join()
     build_expectations(suite)
@@ -103,7 +118,12 @@ def gate(suite_uri: str, data: Mapping[str, str], output: str) -> GateResult:
     with tempfile.TemporaryDirectory(prefix="quality-gate-") as folder:
         docs = Path(folder) / "data_docs"
         docs.mkdir()
-        result = run_suite(suite, frames, docs)
+        result = run_suite(
+            suite,
+            frames,
+            docs,
+            put_aside=lambda name, rows: split(spark, manifests[name], rows, data[name], output),
+        )
         for name, manifest in manifests.items():
             if result.datasets[name].rows != manifest.record_count:
                 raise ManifestError(
@@ -134,7 +154,11 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         required=True,
         action="append",
         metavar="NAME=URI",
-        help="a dataset of the suite and the URI of its manifest; once for each dataset",
+        help="a dataset of the suite and the URI of its manifest (….json), or of a folder of Parquet; "
+        "once for each dataset",
+    )
+    parser.add_argument(
+        "--history", metavar="URI", help="the folder of earlier nights' results, by dt=<day>/"
     )
     parser.add_argument("--output", required=True, metavar="URI", help="the folder for result and data docs")
     return parser.parse_args(argv)
@@ -177,7 +201,10 @@ def _size_shuffles(spark: SparkSession, size: int) -> None:
 
 def _manifest(spark: SparkSession, name: str, uri: str) -> Manifest:
     from airflow_emr_etl.spark import storage
+    from airflow_emr_etl.spark.bare_parquet import describe
 
+    if not uri.endswith(".json"):
+        return describe(spark, name, uri)
     text = storage.read_text(spark, uri)
     try:
         manifest = Manifest.from_json(text)

@@ -1020,6 +1020,104 @@ def test_a_gate_that_fails_is_final_and_names_the_expectation(
     assert raised.value.__cause__.failed == ["e1"]
 
 
+def failed_result() -> dict[str, Any]:
+    failed: dict[str, Any] = json.loads(json.dumps(RESULT))
+    failed |= {"passed": False, "failed_critical": 1}
+    failed["datasets"]["events"]["expectations"][0] |= {"success": False, "message": "3 are null"}
+    return failed
+
+
+def asked_gate(emr: FakeEmr, cluster: FakeCluster, s3: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A failed gate that asks: the operator, its task instance, and what it asked."""
+    from airflow.providers.standard.operators import hitl
+
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(hitl, "upsert_hitl_detail", lambda **question: asked.update(question))
+    ti: Any = FakeTaskInstance()
+    ti.id = "0198-ti"
+
+    def write() -> None:
+        folder = cluster.only_step.args[-1].removeprefix("s3://lake/")
+        s3.put_object(Bucket="lake", Key=f"{folder}result.json", Body=json.dumps(failed_result()).encode())
+
+    emr.meanwhile["DescribeStep"] = [write]
+    operator = gate(cluster, on_failure="ask")
+    with pytest.raises(BaseException) as parked:  # noqa: PT011 - TaskAwaitingInput since 3.3, TaskDeferred before
+        operator.execute({**ti.context, "task_instance": ti})
+    assert parked.value.method_name == "execute_complete"  # type: ignore[attr-defined]
+    return operator, ti, asked
+
+
+def test_a_failed_gate_asks_and_goes_on_where_somebody_says_so(
+    emr: FakeEmr, cluster: FakeCluster, s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator, ti, asked = asked_gate(emr, cluster, s3, monkeypatch)
+    assert (asked["ti_id"], asked["options"]) == ("0198-ti", ["Go on", "Stop"])
+    assert "3 are null" in asked["body"]
+    answer = {
+        "chosen_options": ["Go on"],
+        "params_input": {},
+        "responded_by_user": {"id": "1", "name": "ada"},
+    }
+    result = operator.execute_complete(ti.context, answer)
+    assert (result["approved"], result["passed"], result["failed_critical"]) == (True, False, 1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ({"chosen_options": ["Stop"]}, "the answer was no"),
+        ({"error": "too late", "error_type": "timeout"}, "nobody answered in time"),
+    ],
+)
+def test_a_failed_gate_that_is_not_let_through_fails(
+    emr: FakeEmr, cluster: FakeCluster, s3: Any, monkeypatch: pytest.MonkeyPatch, answer: Any, said: str
+) -> None:
+    operator, ti, _ = asked_gate(emr, cluster, s3, monkeypatch)
+    with pytest.raises(AirflowFailException, match=said) as raised:
+        operator.execute_complete(ti.context, answer)
+    assert "3 are null" in str(raised.value)
+
+
+def test_a_gate_tells_its_outlets_and_names_the_clean_rows(
+    emr: FakeEmr, cluster: FakeCluster, s3: Any
+) -> None:
+    from collections import defaultdict
+    from types import SimpleNamespace
+
+    from airflow.sdk import Asset
+
+    found: dict[str, Any] = json.loads(json.dumps(RESULT))
+    found["datasets"]["events"] |= {"quarantined": 2, "clean": "s3://lake/gate/clean/events/manifest.json"}
+
+    def write() -> None:
+        folder = cluster.only_step.args[-1].removeprefix("s3://lake/")
+        s3.put_object(Bucket="lake", Key=f"{folder}result.json", Body=json.dumps(found).encode())
+
+    emr.meanwhile["DescribeStep"] = [write]
+    asset = Asset("events")
+    events: Any = defaultdict(lambda: SimpleNamespace(extra={}))
+    operator = gate(cluster, outlets=[asset], history="s3://lake/gates/")
+    result = operator.execute({**FakeTaskInstance().context, "outlet_events": events})
+    assert result["clean"] == {"events": "s3://lake/gate/clean/events/manifest.json"}
+    assert events[asset].extra["quality"] == {
+        "passed": True,
+        "suite": RESULT["suite"],
+        "rows": {"events": 12},
+        "checks": 2,
+        "failed_critical": 0,
+        "failed_warning": 1,
+        "quarantined": {"events": 2},
+    }
+    args = cluster.only_step.args
+    assert args[args.index("--history") + 1] == "s3://lake/gates/"
+
+
+def test_a_gate_refuses_another_way_to_fail(cluster: FakeCluster) -> None:
+    with pytest.raises(ConfigurationError, match="valid: 'fail', 'ask'"):
+        gate(cluster, on_failure="warn")
+
+
 @pytest.mark.parametrize("result", [{}, [], {"passed": True}])
 def test_a_gate_without_a_verdict_does_not_pass(
     emr: FakeEmr, cluster: FakeCluster, s3: Any, result: Any

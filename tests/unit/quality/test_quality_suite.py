@@ -53,8 +53,8 @@ def test_fills_partition_variables_at_any_depth() -> None:
 @pytest.mark.parametrize(
     ("partitions", "said"),
     [
-        ({}, "valid: none, no partition is named"),
-        ({"events": {"day": "2026-01-05"}}, r"valid: \$\{partition.day\}"),
+        ({}, r"valid: \$\{dataset.events\}"),
+        ({"events": {"day": "2026-01-05"}}, r"valid: \$\{partition.day\}, \$\{dataset.events\}"),
     ],
 )
 def test_refuses_an_unknown_variable(partitions: dict[str, dict[str, str]], said: str) -> None:
