@@ -55,8 +55,8 @@ PLAIN_LINE = (
 """Nearly every line of nearly every log, in one pass: what it matches, :data:`LINE` and all further checks accept."""
 
 PLAIN_LINE_GROUPS = (
-    "host day month year hour rest_of_time offset_hours offset_minutes "
-    "method path query protocol status bytes referrer user_agent".split()  # noqa: SIM905 - reads as a row
+    *("host", "day", "month", "year", "hour", "rest_of_time", "offset_hours", "offset_minutes"),
+    *("method", "path", "query", "protocol", "status", "bytes", "referrer", "user_agent"),
 )
 """The groups of :data:`PLAIN_LINE`. The query has its question mark, to tell an empty one from none."""
 

@@ -42,7 +42,7 @@ class ManifestEntry:
 class Accounting:
     """Where each line of a day's logs went.
 
-    ``lines_in == valid + sum(quarantined) + delivered_twice`` always holds; see :meth:`check`. ``bots``,
+    ``lines_in == valid + sum(quarantined) + delivered_twice + headers`` always holds; see :meth:`check`. ``bots``,
     ``page_views`` and ``outside_day`` (valid lines whose time is not in the day) are parts of ``valid``;
     ``empty_files`` is a part of ``files``. ``sessions`` is None before they were computed.
     """
@@ -57,6 +57,10 @@ class Accounting:
     empty_files: int = 0
     outside_day: int = 0
     sessions: int | None = None
+    headers: int = 0
+    """Lines that describe the others, such as ``#Fields:``."""
+    drift: Mapping[str, int] = field(default_factory=dict)
+    """What records have that their source does not declare, or the other way round, and how often."""
 
     @property
     def quarantined_lines(self) -> int:
@@ -65,15 +69,16 @@ class Accounting:
     def check(self) -> None:
         """Raise AccountingError unless every line that came in is counted exactly once."""
         counts = [self.lines_in, self.valid, self.delivered_twice, self.bots, self.page_views]
-        counts += [self.files, self.empty_files, self.outside_day, self.sessions or 0]
-        counts += list(self.quarantined.values())
+        counts += [self.files, self.empty_files, self.outside_day, self.sessions or 0, self.headers]
+        counts += [*self.quarantined.values(), *self.drift.values()]
         if min(counts) < 0:
             raise AccountingError(f"A count is negative: {self.to_dict()}")
-        out = self.valid + self.quarantined_lines + self.delivered_twice
+        out = self.valid + self.quarantined_lines + self.delivered_twice + self.headers
         if out != self.lines_in:
             raise AccountingError(
                 f"{self.lines_in} lines came in, but {out} are accounted for: {self.valid} valid + "
-                f"{self.quarantined_lines} quarantined + {self.delivered_twice} delivered twice.",
+                f"{self.quarantined_lines} quarantined + {self.delivered_twice} delivered twice + "
+                f"{self.headers} headers.",
                 lines_in=self.lines_in,
                 lines_out=out,
             )
@@ -88,6 +93,7 @@ class Accounting:
     def to_dict(self) -> dict[str, Any]:
         document = dataclasses.asdict(self)
         document["quarantined"] = dict(sorted(self.quarantined.items()))
+        document["drift"] = dict(sorted(self.drift.items()))
         if self.sessions is None:
             del document["sessions"]
         return document
@@ -97,9 +103,9 @@ class Accounting:
         """Raise ManifestError where a count is missing or no count. Names that are not known are ignored."""
         counts: dict[str, Any] = {}
         for spec in dataclasses.fields(cls):
-            if spec.name == "quarantined":
-                reasons = _mapping(document.get("quarantined", {}), "accounting.quarantined")
-                counts["quarantined"] = {str(k): _count(v, f"quarantined.{k}") for k, v in reasons.items()}
+            if spec.name in ("quarantined", "drift"):
+                numbers = _mapping(document.get(spec.name, {}), f"accounting.{spec.name}")
+                counts[spec.name] = {str(k): _count(v, f"{spec.name}.{k}") for k, v in numbers.items()}
             elif spec.name in document:
                 counts[spec.name] = _count(document[spec.name], f"accounting.{spec.name}")
             elif spec.default is dataclasses.MISSING:

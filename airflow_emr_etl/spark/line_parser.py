@@ -6,7 +6,7 @@ and ``split`` takes them apart. ``regexp_extract`` would match again for every f
 
 from __future__ import annotations
 
-from typing import List
+from typing import Dict, List, Tuple
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -116,34 +116,40 @@ def _parse_doubtful(lines: DataFrame, max_line_bytes: int) -> DataFrame:
     )
     valid = value.isNotNull() & F.col("reason").isNull()
     lines = lines.withColumn("request", F.when(valid, unescape(part["request"])))
-    lines = lines.withColumn(
-        "request_parts", _groups(F.col("request"), access_log.REQUEST, 3, "$1$3\n$2$4\n$5")
-    )
-    well_formed = F.size("request_parts") == 3
-    lines = lines.withColumn(
-        "target",
-        F.when(well_formed, F.regexp_replace(F.col("request_parts")[1], access_log.ABSOLUTE_URI, "")),
-    )
-    path = F.substring_index("target", "?", 1)
+    lines, request = split_request(lines, "request")
     columns = {
         "ts": F.when(valid, F.col("ts")),
         "host": F.when(valid, part["host"]),
-        "method": F.when(well_formed, F.col("request_parts")[0]),
-        # An empty path is the root (`GET http://host?q`); what is no request is kept whole.
-        "path": F.when(well_formed, F.when(path == "", F.lit("/")).otherwise(path)).otherwise(
-            known(F.col("request"))
-        ),
-        "query": F.when(
-            F.col("target").contains("?"),
-            F.expr("substring(target, char_length(substring_index(target, '?', 1)) + 2)"),
-        ),
-        "protocol": F.when(well_formed, known(F.col("request_parts")[2])),
+        **request,
         "status": F.when(valid, part["status"]).cast("smallint"),
         "bytes": F.when(valid, F.col("sent")),
         "referrer": F.when(valid, known(unescape(part["referrer"]))),
         "user_agent": F.when(valid, known(unescape(part["user_agent"]))),
     }
     return lines.withColumns({f"doubtful_{name}": columns[name] for name in FIELDS})
+
+
+def split_request(lines: DataFrame, column: str) -> Tuple[DataFrame, Dict[str, Column]]:
+    """``lines`` with working columns, and the method, path, query and protocol of the request lines in ``column``."""
+    lines = lines.withColumn("request_parts", _groups(F.col(column), access_log.REQUEST, 3, "$1$3\n$2$4\n$5"))
+    well_formed = F.size("request_parts") == 3
+    lines = lines.withColumn(
+        "target",
+        F.when(well_formed, F.regexp_replace(F.col("request_parts")[1], access_log.ABSOLUTE_URI, "")),
+    )
+    path = F.substring_index("target", "?", 1)
+    return lines, {
+        "method": F.when(well_formed, F.col("request_parts")[0]),
+        # An empty path is the root (`GET http://host?q`); what is no request is kept whole.
+        "path": F.when(well_formed, F.when(path == "", F.lit("/")).otherwise(path)).otherwise(
+            known(F.col(column))
+        ),
+        "query": F.when(
+            F.col("target").contains("?"),
+            F.expr("substring(target, char_length(substring_index(target, '?', 1)) + 2)"),
+        ),
+        "protocol": F.when(well_formed, known(F.col("request_parts")[2])),
+    }
 
 
 def unreadable(value: Column, max_line_bytes: int) -> Column:

@@ -169,6 +169,12 @@ def _contents() -> Dict[str, bytes]:
     robots = _folder(_ROBOTS_PACKAGE)
     for name in ("__init__.py", "crawler-user-agents.json"):
         files[f"{_ROBOTS_PACKAGE}/{name}"] = (robots / name).read_bytes()
+    # Pure Python; without libyaml it falls back to itself.
+    yaml = _folder("yaml")
+    files.update({f"yaml/{name}": path.read_bytes() for path, name in _files(yaml)})
+    for item in importlib.metadata.files("PyYAML") or ():
+        if item.name.upper().startswith("LICENSE"):
+            files[f"yaml/{item.name}"] = Path(str(item.locate())).read_bytes()
     for item in importlib.metadata.files(_ROBOTS_DISTRIBUTION) or ():
         if item.name.upper().startswith("LICENSE"):
             files[f"{_ROBOTS_PACKAGE}/{item.name}"] = Path(str(item.locate())).read_bytes()

@@ -19,12 +19,15 @@ from pyspark.sql import functions as F
 
 from airflow_emr_etl.exceptions import AccountingError, ConfigurationError, MissingInputError
 from airflow_emr_etl.models import access_log
+from airflow_emr_etl.models.log_source import LogSource
 from airflow_emr_etl.models.manifest import Accounting
 from airflow_emr_etl.spark import columns, robots, storage
 from airflow_emr_etl.spark.arguments import job_parser, whole_number
 from airflow_emr_etl.spark.dataset import Dataset, empty
-from airflow_emr_etl.spark.line_parser import FIELDS, MAX_LINE_BYTES, parse_lines
+from airflow_emr_etl.spark.line_parser import MAX_LINE_BYTES
 from airflow_emr_etl.spark.session import job_session
+from airflow_emr_etl.spark.source_reader import FIELD_TYPES, HEADER, drift_counts, load_source, read_source
+from airflow_emr_etl.spark.sources import BUILT_IN
 
 NAME = "clickstream_normalize"
 
@@ -36,6 +39,13 @@ def parse_arguments(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     )
     parser.add_argument("--expected-lines", type=whole_number, help="fail unless this many lines are read")
     parser.add_argument("--max-line-bytes", type=whole_number, default=MAX_LINE_BYTES)
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        "--source",
+        default="combined",
+        help=f"what the lines look like: {', '.join(BUILT_IN)}, or the address of a file that ends in .yaml",
+    )
+    source.add_argument("--log-format", help="what the lines look like, as one of Apache's LogFormat strings")
     arguments = parser.parse_args(argv)
     if not 1 <= arguments.max_line_bytes <= MAX_LINE_BYTES:
         raise ConfigurationError(
@@ -55,7 +65,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             output=arguments.output,
             expected_lines=arguments.expected_lines,
             max_line_bytes=arguments.max_line_bytes,
+            source=load_source(spark, arguments.source, arguments.log_format),
         )
+        for message, count in accounting.drift.items():
+            print(f"{NAME}: schema drift: {message} ({count} times)")  # noqa: T201 - the step's stdout
         print(f"{NAME}: {accounting.to_dict()}")  # noqa: T201 - the step's stdout
     finally:
         spark.stop()
@@ -68,14 +81,18 @@ def normalize(
     output: str,
     expected_lines: Optional[int] = None,
     max_line_bytes: int = MAX_LINE_BYTES,
+    source: Optional[LogSource] = None,
 ) -> Accounting:
     """Run the job in ``spark``; see the module. Raise MissingInputError or AccountingError.
+
+    ``source`` says what the lines look like; None is Common and Combined Log Format.
 
     No manifest is written unless every line is accounted for.
     """
     files = _input_files(spark, inputs)
-    lines = parse_lines(_read_lines(spark, files), max_line_bytes)
-    lines = lines.withColumn(
+    source = source or load_source(spark)
+    parsed = read_source(_read_lines(spark, files), source, max_line_bytes)
+    lines = parsed.lines.withColumn(
         "line", F.when(F.col("reason").isNotNull(), _prefix(F.col("line"), max_line_bytes))
     )
     lines = lines.drop("value").persist(StorageLevel.MEMORY_AND_DISK)
@@ -85,11 +102,13 @@ def normalize(
         .agg(
             F.count(F.lit(1)).alias("lines"),
             F.count("reason").alias("bad"),
+            _count_where(F.col("reason") == HEADER).alias("headers"),
             F.min("position").alias("first_position"),
         )
         .collect()
     )
-    lines_in, bad_lines = sum(row["lines"] for row in splits), sum(row["bad"] for row in splits)
+    lines_in, headers = sum(row["lines"] for row in splits), sum(row["headers"] for row in splits)
+    bad_lines = sum(row["bad"] for row in splits) - headers
     if expected_lines is not None and lines_in != expected_lines:
         raise AccountingError(
             f"{lines_in} lines were read from {len(files)} files, but the ingest counted {expected_lines}. "
@@ -102,10 +121,11 @@ def normalize(
     quarantine = Dataset(spark, output, "quarantine", day, columns.QUARANTINE)
     counts = Dataset(spark, output, "quarantine_counts", day, columns.QUARANTINE_COUNTS)
 
-    good, bad = lines.where(F.col("reason").isNull()), lines.where(F.col("reason").isNotNull())
+    good = lines.where(F.col("reason").isNull())
+    bad = lines.where(F.col("reason").isNotNull() & (F.col("reason") != HEADER))
     events.write(
-        _events(_distinct(good), _robots(good), day)
-        if lines_in > bad_lines
+        _events(_with_all_fields(_distinct(good, source.columns)), _robots(good), day)
+        if lines_in > bad_lines + headers
         else empty(spark, columns.NORMALIZED)
     )
     quarantine.write(
@@ -145,6 +165,8 @@ def normalize(
         files=len(files),
         empty_files=len(files) - len({row["file"] for row in splits}),
         outside_day=_get(seen, "outside_day"),
+        headers=headers,
+        drift={**(drift_counts(lines) if source.drifts else {}), **parsed.file_drift},
     )
     accounting.check()
 
@@ -201,7 +223,7 @@ def _prefix(line: Column, length: int) -> Column:
     return F.substring(line, 1, length)
 
 
-def _distinct(good: DataFrame) -> DataFrame:
+def _distinct(good: DataFrame, fields: Sequence[str]) -> DataFrame:
     """One row for each distinct line: the columns, ``kept`` (how often it counts) and ``dropped_copies``.
 
     A line counts as often as it is in the file that has it most often; more comes from deliveries of the same.
@@ -209,12 +231,19 @@ def _distinct(good: DataFrame) -> DataFrame:
     follow from the key and are grouping keys only because hash aggregation cannot carry text along.
     """
     by_file = (
-        good.repartition(F.col("key")).groupBy("key", "file", *FIELDS).agg(F.count(F.lit(1)).alias("copies"))
+        good.repartition(F.col("key")).groupBy("key", "file", *fields).agg(F.count(F.lit(1)).alias("copies"))
     )
     return (
-        by_file.groupBy("key", *FIELDS)
+        by_file.groupBy("key", *fields)
         .agg(F.max("copies").alias("kept"), F.sum("copies").alias("copies"))
         .withColumn("dropped_copies", F.col("copies") - F.col("kept"))
+    )
+
+
+def _with_all_fields(events: DataFrame) -> DataFrame:
+    """``events`` with NULL in the columns that their source cannot give."""
+    return events.withColumns(
+        {name: F.lit(None).cast(kind) for name, kind in FIELD_TYPES.items() if name not in events.columns}
     )
 
 
@@ -224,6 +253,8 @@ def _robots(good: DataFrame) -> DataFrame:
     No filter on ``robot`` here: Spark would move it below the ``distinct`` and try the patterns on every line.
     """
     expression = robots.robot_expression(robots.load_patterns())
+    if "user_agent" not in good.columns:
+        good = good.limit(0).withColumn("user_agent", F.lit(None).cast("string"))
     agents = good.select("user_agent").distinct()
     return agents.select("user_agent", F.col("user_agent").rlike(expression).alias("robot"))
 
