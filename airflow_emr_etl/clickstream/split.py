@@ -9,6 +9,7 @@ Memory stays flat: nothing but the open output files is held, whatever the sizes
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import re
 import zlib
@@ -167,9 +168,11 @@ def _chunks(source: Path) -> Iterator[tuple[bytes, bool]]:
                 lines += begins
                 yield chunk, begins
                 begins = chunk.endswith(b"\n")
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (EOFError, zlib.error, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's, not the archive's
         raise CorruptInputError(
-            f"{source}: the gzip is damaged at line {lines + 1}: {error}. Fetch the file again.",
+            f"{source}: the archive is damaged at line {lines + 1}: {error}. Fetch the file again.",
             file=str(source),
             line=lines + 1,
         ) from error
@@ -177,8 +180,10 @@ def _chunks(source: Path) -> Iterator[tuple[bytes, bool]]:
 
 def _open(source: Path) -> BinaryIO:
     with source.open("rb") as probe:
-        compressed = probe.read(len(MAGIC)) == MAGIC
-    return cast("BinaryIO", gzip.open(source, "rb")) if compressed else source.open("rb")
+        first = probe.read(3)
+    if first.startswith(MAGIC):
+        return cast("BinaryIO", gzip.open(source, "rb"))
+    return cast("BinaryIO", bz2.open(source, "rb")) if first == b"BZh" else source.open("rb")
 
 
 def _output_names(sources: Sequence[Path]) -> list[str]:

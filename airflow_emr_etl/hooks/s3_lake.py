@@ -14,11 +14,15 @@ from airflow_emr_etl.hooks.aws_errors import aws_call
 from airflow_emr_etl.models.s3 import S3Uri
 
 GZIP_MAGIC = b"\x1f\x8b"
+_MAGICS = {"gzip": GZIP_MAGIC, "bzip2": b"BZh", "zstd": b"\x28\xb5\x2f\xfd"}
 #: CopyObject copies no more than this; above it the copy goes in parts, still on S3's side.
 MAX_SIMPLE_COPY_BYTES = 5 * 1024**3
 _PART_BYTES = 512 * 1024**2
 _CHUNK_BYTES = 1024 * 1024
 _DELETE_BATCH = 1000
+_BITE_BYTES = 512
+#: That of ``zstd --long``, and the largest that its tools read without being asked to.
+_ZSTD_WINDOW_BYTES = 128 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,8 @@ class Content:
     """Bytes after decompression."""
     lines: int
     """Ends of line, and one more where the last line has none."""
-    gzipped: bool
+    compression: str | None = None
+    """``gzip``, ``bzip2`` or ``zstd``, as the first bytes say."""
 
 
 class S3LakeHook:
@@ -150,9 +155,9 @@ class S3LakeHook:
                     )
 
     def inspect(self, item: S3Object) -> Content:
-        """Read an object through once, in a few MiB of memory. CorruptInputError for a damaged gzip.
+        """Read an object through once, in a few MiB of memory. CorruptInputError for a damaged archive.
 
-        The first bytes say whether it is a gzip, whatever its name says.
+        The first bytes say how it is compressed, whatever its name says.
         """
         with aws_call(f"s3:GetObject of {item.uri}"), self._open(item.uri) as body:
             return inspect_stream(body, str(item.uri))
@@ -191,28 +196,32 @@ class _Chunk:
     data: bytes
     stored_bytes: int
     """Bytes read from storage so far."""
-    gzipped: bool = False
+    compression: str | None = None
 
 
 def inspect_stream(body: BinaryIO, name: str) -> Content:
-    """Count a stream's bytes and lines; a gzip is decompressed to its end, which checks its CRC and length."""
+    """Count a stream's bytes and lines; an archive is decompressed to its end, which checks its check sums."""
     lines = content = stored = 0
     last = b"\n"
-    gzipped = False
+    compression = None
     for chunk in _decompressed(body, name):
-        stored, gzipped = chunk.stored_bytes, chunk.gzipped
+        stored, compression = chunk.stored_bytes, chunk.compression
         lines += chunk.data.count(b"\n")
         content += len(chunk.data)
         last = chunk.data[-1:] or last
-    return Content(stored, content, lines + (last != b"\n"), gzipped)
+    return Content(stored, content, lines + (last != b"\n"), compression)
 
 
 def _decompressed(body: BinaryIO, name: str) -> Iterator[_Chunk]:
     """The content in chunks of at most a few MiB; the last chunk carries the stored size."""
-    raw = _read_some(body, len(GZIP_MAGIC))
-    if raw == GZIP_MAGIC:
+    raw = _read_some(body, 4)
+    if raw.startswith(GZIP_MAGIC):
         yield from _gunzip(body, raw, name)
         return
+    for compression in ("bzip2", "zstd"):
+        if raw.startswith(_MAGICS[compression]) and (compression == "zstd" or raw[3:4] in b"123456789"):
+            yield from _unpacked(body, raw, name, compression)
+            return
     stored = len(raw)
     while raw:
         yield _Chunk(raw, stored)
@@ -244,7 +253,7 @@ def _gunzip(body: BinaryIO, raw: bytes, name: str) -> Iterator[_Chunk]:
         content += len(data)
         lines += data.count(b"\n")
         if data:
-            yield _Chunk(data, stored, gzipped=True)
+            yield _Chunk(data, stored, "gzip")
         raw = member.unconsumed_tail
         if member.eof:
             raw = member.unused_data
@@ -261,7 +270,61 @@ def _gunzip(body: BinaryIO, raw: bytes, name: str) -> Iterator[_Chunk]:
         rest = member.flush()  # what a bounded decompress held back at the very end
         if not member.eof:
             raise damaged("it ends too early")
-    yield _Chunk(rest, stored, gzipped=True)
+    yield _Chunk(rest, stored, "gzip")
+
+
+def _unpacked(body: BinaryIO, raw: bytes, name: str, compression: str) -> Iterator[_Chunk]:
+    """Every stream of a bzip2, every frame of a zstd, one after the other, as parallel compressors write them."""
+    stored, lines = len(raw), 0
+
+    def damaged(how: object) -> CorruptInputError:
+        return CorruptInputError(
+            f"{name} is a damaged {compression}: {how}, within its first {stored} bytes, in line {lines + 1}. "
+            "Upload the file again, or take it out of the day.",
+            file=name,
+            line=lines + 1,
+            offset=stored,
+        )
+
+    def bites() -> Iterator[bytes]:
+        # Small, so that what comes out of one stays within some MiB, however well it was packed.
+        nonlocal stored
+        chunk = raw
+        while chunk:
+            for start in range(0, len(chunk), _BITE_BYTES):
+                yield chunk[start : start + _BITE_BYTES]
+            chunk = body.read(_CHUNK_BYTES)
+            stored += len(chunk)
+
+    new, errors = _decompressor(compression)
+    member = new()
+    for bite in bites():
+        rest = bite
+        while rest:
+            if member.eof:
+                member = new()
+            try:
+                data = member.decompress(rest)
+            except errors as error:
+                raise damaged(error) from error
+            lines += data.count(b"\n")
+            if data:
+                yield _Chunk(data, stored, compression)
+            rest = member.unused_data if member.eof else b""
+    if not member.eof:
+        raise damaged("it ends too early")
+    yield _Chunk(b"", stored, compression)
+
+
+def _decompressor(compression: str) -> tuple[Any, Any]:
+    """What makes a decompressor of one stream (``decompress``, ``eof``, ``unused_data``), and its errors."""
+    if compression == "bzip2":
+        import bz2
+
+        return bz2.BZ2Decompressor, OSError
+    import zstandard
+
+    return zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES).decompressobj, zstandard.ZstdError
 
 
 def _read_some(body: BinaryIO, size: int) -> bytes:

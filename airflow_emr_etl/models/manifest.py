@@ -42,7 +42,7 @@ class ManifestEntry:
 class Accounting:
     """Where each line of a day's logs went.
 
-    ``lines_in == valid + sum(quarantined) + delivered_twice + repeated + sum(filtered)`` always holds; see
+    ``lines_in == valid + sum(quarantined) + delivered_twice + repeated + sum(filtered) + headers`` always holds; see
     :meth:`check`. ``repeated`` are equal requests that followed too closely to count, ``filtered`` the lines that
     were left out, by reason (``internal``); both were valid, and neither is stored. ``bots``,
     ``page_views`` and ``outside_day`` (valid lines whose time is not in the day) are parts of ``valid``;
@@ -61,6 +61,10 @@ class Accounting:
     sessions: int | None = None
     repeated: int = 0
     filtered: Mapping[str, int] = field(default_factory=dict)
+    headers: int = 0
+    """Lines that describe the others, such as ``#Fields:``."""
+    drift: Mapping[str, int] = field(default_factory=dict)
+    """What records have that their source does not declare, or the other way round, and how often."""
 
     @property
     def quarantined_lines(self) -> int:
@@ -73,16 +77,17 @@ class Accounting:
     def check(self) -> None:
         """Raise AccountingError unless every line that came in is counted exactly once."""
         counts = [self.lines_in, self.valid, self.delivered_twice, self.bots, self.page_views]
-        counts += [self.files, self.empty_files, self.outside_day, self.sessions or 0]
-        counts += [self.repeated, *self.quarantined.values(), *self.filtered.values()]
+        counts += [self.files, self.empty_files, self.outside_day, self.sessions or 0, self.headers]
+        counts += [self.repeated, *self.quarantined.values(), *self.filtered.values(), *self.drift.values()]
         if min(counts) < 0:
             raise AccountingError(f"A count is negative: {self.to_dict()}")
-        out = self.valid + self.quarantined_lines + self.delivered_twice + self.repeated + self.filtered_lines
+        out = self.valid + self.quarantined_lines + self.delivered_twice + self.headers
+        out += self.repeated + self.filtered_lines
         if out != self.lines_in:
             raise AccountingError(
                 f"{self.lines_in} lines came in, but {out} are accounted for: {self.valid} valid + "
                 f"{self.quarantined_lines} quarantined + {self.delivered_twice} delivered twice + "
-                f"{self.repeated} repeated + {self.filtered_lines} filtered.",
+                f"{self.repeated} repeated + {self.filtered_lines} filtered + {self.headers} headers.",
                 lines_in=self.lines_in,
                 lines_out=out,
             )
@@ -96,7 +101,7 @@ class Accounting:
 
     def to_dict(self) -> dict[str, Any]:
         document = dataclasses.asdict(self)
-        for name in ("quarantined", "filtered"):
+        for name in ("quarantined", "filtered", "drift"):
             document[name] = dict(sorted(getattr(self, name).items()))
         if self.sessions is None:
             del document["sessions"]
@@ -107,9 +112,9 @@ class Accounting:
         """Raise ManifestError where a count is missing or no count. Names that are not known are ignored."""
         counts: dict[str, Any] = {}
         for spec in dataclasses.fields(cls):
-            if spec.name in ("quarantined", "filtered"):
-                reasons = _mapping(document.get(spec.name, {}), f"accounting.{spec.name}")
-                counts[spec.name] = {str(k): _count(v, f"{spec.name}.{k}") for k, v in reasons.items()}
+            if spec.name in ("quarantined", "filtered", "drift"):
+                numbers = _mapping(document.get(spec.name, {}), f"accounting.{spec.name}")
+                counts[spec.name] = {str(k): _count(v, f"{spec.name}.{k}") for k, v in numbers.items()}
             elif spec.name in document:
                 counts[spec.name] = _count(document[spec.name], f"accounting.{spec.name}")
             elif spec.default is dataclasses.MISSING:

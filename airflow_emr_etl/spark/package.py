@@ -26,8 +26,8 @@ ARCHIVE = "airflow_emr_etl_jobs.zip"
 _PACKAGE = "airflow_emr_etl"
 _ROBOTS_PACKAGE = "crawleruseragents"
 _ROBOTS_DISTRIBUTION = "crawler-user-agents"
-_PURE_PYTHON = {"ua_parser": "ua-parser", "ua_parser_builtins": "ua-parser-builtins"}
-"""Packages that travel whole, and their distributions."""
+_PURE_PYTHON = {"ua_parser": "ua-parser", "ua_parser_builtins": "ua-parser-builtins", "yaml": "PyYAML"}
+"""Packages that travel whole, and their distributions. PyYAML does without libyaml where that is not there."""
 
 _SHIPPED_SUFFIXES = (".py", ".json", ".yaml", ".yml", ".html", ".j2", ".typed")
 

@@ -17,7 +17,9 @@ from airflow_emr_etl.operators.failures import retry_only_what_can_pass
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-_GZIP_SUFFIX = ".gz"
+_SUFFIXES = {"gzip": ".gz", "bzip2": ".bz2", "zstd": ".zst"}
+"""Hadoop goes by the name: what is compressed has to say so in it, and nothing else may."""
+_MISLEADING = (*_SUFFIXES.values(), ".zstd", ".snappy", ".lz4", ".deflate")
 
 
 @dataclass(frozen=True)
@@ -30,15 +32,17 @@ class Ingested:
     bytes: int
     """Stored bytes."""
     gzip: bool
+    compression: str | None = None
+    """``gzip``, ``bzip2`` or ``zstd``."""
 
 
 class IngestLogsOperator(BaseOperator):
     """Copy a day's log files into the lake, so that the destination is a mirror of the source.
 
-    Every file is read through once before anything is copied: a gzip that is damaged raises
-    ``CorruptInputError``, no file at all raises ``MissingInputError``; both before a cluster is paid for. The
-    copy itself happens on S3's side. A gzip is stored under a name that ends in ``.gz`` and nothing else is,
-    because Spark goes by the name. What earlier tries left in the destination and the source no longer has
+    Every file is read through once before anything is copied: an archive (gzip, bzip2, zstd) that is damaged
+    raises ``CorruptInputError``, no file at all raises ``MissingInputError``; both before a cluster is paid for. The
+    copy itself happens on S3's side. An archive is stored under a name that says so (``.gz``, ``.bz2``, ``.zst``)
+    and nothing else is, because Spark goes by the name. What earlier tries left in the destination and the source no longer has
     is deleted.
 
     Returns ``{"files", "lines", "bytes", "empty_files", "path", "objects"}``: lines are ends of line, and
@@ -90,7 +94,7 @@ class IngestLogsOperator(BaseOperator):
         self, inspected: Sequence[tuple[S3Object, Content]], source: S3Uri, destination: S3Uri
     ) -> list[Ingested]:
         names = lake_names(
-            (item.uri.key.removeprefix(source.key), content.gzipped) for item, content in inspected
+            (item.uri.key.removeprefix(source.key), content.compression) for item, content in inspected
         )
         there = {item.uri: item for item in self.lake.list_objects(destination)}
         ingested = []
@@ -104,7 +108,14 @@ class IngestLogsOperator(BaseOperator):
             self.lake.copy(item, target)
             there.pop(target, None)
             ingested.append(
-                Ingested(str(item.uri), str(target), content.lines, content.size_bytes, content.gzipped)
+                Ingested(
+                    str(item.uri),
+                    str(target),
+                    content.lines,
+                    content.size_bytes,
+                    content.compression == "gzip",
+                    content.compression,
+                )
             )
             self.log.info("%s: %d lines, %d bytes → %s", item.uri, content.lines, content.size_bytes, target)
         if there:
@@ -129,8 +140,8 @@ class IngestLogsOperator(BaseOperator):
         return self.marker is not None and item.uri == source.child(self.marker)
 
 
-def lake_names(files: Iterable[tuple[str, bool]]) -> list[str]:
-    """A name in the lake for each (name in the source, is a gzip): ends in ``.gz`` if and only if it is one.
+def lake_names(files: Iterable[tuple[str, str | None]]) -> list[str]:
+    """A name in the lake for each (name in the source, compression), which ends as its compression does.
 
     Names that would meet (``a`` as a gzip beside ``a.gz``) are told apart by a number; the same source gives
     the same names. A file whose name says what it is keeps it. Spark skips names that begin with ``_`` or
@@ -139,7 +150,7 @@ def lake_names(files: Iterable[tuple[str, bool]]) -> list[str]:
     given = list(files)
     names: dict[int, str] = {}
     taken: set[str] = set()
-    fitted = [_visible(_fitted(name, gzipped)) for name, gzipped in given]
+    fitted = [_visible(_fitted(name, compression)) for name, compression in given]
     # Those that keep their name come first, so that a newcomer of the same name never renames them.
     order = sorted(range(len(given)), key=lambda i: (fitted[i] != given[i][0], given[i][0]))
     for i in order:
@@ -152,10 +163,10 @@ def lake_names(files: Iterable[tuple[str, bool]]) -> list[str]:
     return [names[i] for i in range(len(given))]
 
 
-def _fitted(name: str, gzipped: bool) -> str:
-    if gzipped:
-        return name if name.endswith(_GZIP_SUFFIX) else name + _GZIP_SUFFIX
-    while name.lower().endswith((_GZIP_SUFFIX, ".bz2", ".zst", ".snappy", ".lz4", ".deflate")):
+def _fitted(name: str, compression: str | None) -> str:
+    if compression:
+        return name if name.endswith(_SUFFIXES[compression]) else name + _SUFFIXES[compression]
+    while name.lower().endswith(_MISLEADING):
         name = name.rpartition(".")[0] or "log"
     return name
 
@@ -165,10 +176,8 @@ def _visible(name: str) -> str:
 
 
 def _numbered(name: str, number: int) -> str:
-    stem, suffix = (
-        (name.removesuffix(_GZIP_SUFFIX), _GZIP_SUFFIX) if name.endswith(_GZIP_SUFFIX) else (name, "")
-    )
-    return f"{stem}-{number}{suffix}"
+    suffix = next((suffix for suffix in _SUFFIXES.values() if name.endswith(suffix)), "")
+    return f"{name.removesuffix(suffix)}-{number}{suffix}"
 
 
 def _folders(source: str, destination: str) -> tuple[S3Uri, S3Uri]:

@@ -18,14 +18,17 @@ from pyspark.sql import Column, DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F
 
 from airflow_emr_etl.exceptions import AccountingError, ConfigurationError, MissingInputError
+from airflow_emr_etl.models.log_source import LogSource
 from airflow_emr_etl.models.manifest import Accounting
 from airflow_emr_etl.spark import columns, enrichment, storage
 from airflow_emr_etl.spark.arguments import job_parser, whole_number
 from airflow_emr_etl.spark.dataset import Dataset, empty
 from airflow_emr_etl.spark.enrichment import Enrichment
-from airflow_emr_etl.spark.line_parser import MAX_LINE_BYTES, parse_lines
+from airflow_emr_etl.spark.line_parser import MAX_LINE_BYTES
 from airflow_emr_etl.spark.lookup import Lookups
 from airflow_emr_etl.spark.session import job_session
+from airflow_emr_etl.spark.source_reader import FIELD_TYPES, HEADER, drift_counts, load_source, read_source
+from airflow_emr_etl.spark.sources import BUILT_IN
 
 NAME = "clickstream_normalize"
 
@@ -38,6 +41,13 @@ def parse_arguments(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument("--expected-lines", type=whole_number, help="fail unless this many lines are read")
     parser.add_argument("--max-line-bytes", type=whole_number, default=MAX_LINE_BYTES)
     enrichment.add_arguments(parser)
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        "--source",
+        default="combined",
+        help=f"what the lines look like: {', '.join(BUILT_IN)}, or the address of a file that ends in .yaml",
+    )
+    source.add_argument("--log-format", help="what the lines look like, as one of Apache's LogFormat strings")
     arguments = parser.parse_args(argv)
     if not 1 <= arguments.max_line_bytes <= MAX_LINE_BYTES:
         raise ConfigurationError(
@@ -58,7 +68,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             expected_lines=arguments.expected_lines,
             max_line_bytes=arguments.max_line_bytes,
             rules=enrichment.from_arguments(spark, arguments),
+            source=load_source(spark, arguments.source, arguments.log_format),
         )
+        for message, count in accounting.drift.items():
+            print(f"{NAME}: schema drift: {message} ({count} times)")  # noqa: T201 - the step's stdout
         print(f"{NAME}: {accounting.to_dict()}")  # noqa: T201 - the step's stdout
     finally:
         spark.stop()
@@ -72,14 +85,18 @@ def normalize(
     expected_lines: Optional[int] = None,
     max_line_bytes: int = MAX_LINE_BYTES,
     rules: Optional[Enrichment] = None,
+    source: Optional[LogSource] = None,
 ) -> Accounting:
     """Run the job in ``spark``; see the module. Raise MissingInputError or AccountingError.
+
+    ``source`` says what the lines look like; None is Common and Combined Log Format.
 
     No manifest is written unless every line is accounted for.
     """
     files = _input_files(spark, inputs)
-    lines = parse_lines(_read_lines(spark, files), max_line_bytes)
-    lines = lines.withColumn(
+    source = source or load_source(spark)
+    parsed = read_source(_read_lines(spark, files), source, max_line_bytes)
+    lines = parsed.lines.withColumn(
         "line", F.when(F.col("reason").isNotNull(), _prefix(F.col("line"), max_line_bytes))
     )
     lines = lines.drop("value").persist(StorageLevel.MEMORY_AND_DISK)
@@ -89,11 +106,13 @@ def normalize(
         .agg(
             F.count(F.lit(1)).alias("lines"),
             F.count("reason").alias("bad"),
+            _count_where(F.col("reason") == HEADER).alias("headers"),
             F.min("position").alias("first_position"),
         )
         .collect()
     )
-    lines_in, bad_lines = sum(row["lines"] for row in splits), sum(row["bad"] for row in splits)
+    lines_in, headers = sum(row["lines"] for row in splits), sum(row["headers"] for row in splits)
+    bad_lines = sum(row["bad"] for row in splits) - headers
     if expected_lines is not None and lines_in != expected_lines:
         raise AccountingError(
             f"{lines_in} lines were read from {len(files)} files, but the ingest counted {expected_lines}. "
@@ -106,9 +125,13 @@ def normalize(
     quarantine = Dataset(spark, output, "quarantine", day, columns.QUARANTINE)
     counts = Dataset(spark, output, "quarantine_counts", day, columns.QUARANTINE_COUNTS)
 
-    good, bad = lines.where(F.col("reason").isNull()), lines.where(F.col("reason").isNotNull())
+    good = lines.where(F.col("reason").isNull())
+    if "source_event_id" in source.columns:
+        good = _with_own_identity(good)
+    good = _with_all_fields(good)
+    bad = lines.where(F.col("reason").isNotNull() & (F.col("reason") != HEADER))
     rules, lookups, filtered = rules or Enrichment(), Lookups(), {}
-    if lines_in > bad_lines:
+    if lines_in > bad_lines + headers:
         internal = enrichment.internal_hosts(good, rules, lookups)
         if internal is not None and rules.drop_internal:
             filtered["internal"] = good.join(internal, "host", "left_semi").count()
@@ -156,6 +179,8 @@ def normalize(
         files=len(files),
         empty_files=len(files) - len({row["file"] for row in splits}),
         outside_day=_get(seen, "outside_day"),
+        headers=headers,
+        drift={**(drift_counts(lines) if source.drifts else {}), **parsed.file_drift},
     )
     accounting.check()
 
@@ -211,6 +236,28 @@ def _read_lines(spark: SparkSession, files: Sequence[str]) -> DataFrame:
 
 def _prefix(line: Column, length: int) -> Column:
     return F.substring(line, 1, length)
+
+
+def _with_own_identity(events: DataFrame) -> DataFrame:
+    """The identity of an event that has an id of its own is that id and its time, not the bytes of its line.
+
+    Such an event is one however often it was sent, in one file too; so each of its lines counts as a delivery.
+    """
+    has_id = F.col("source_event_id").isNotNull()
+    identity = F.concat_ws(":", "source_event_id", F.unix_micros("ts"))
+    return events.withColumns(
+        {
+            "key": F.when(has_id, F.unhex(F.sha2(identity, 256))).otherwise(F.col("key")),
+            "file": F.when(has_id, F.concat_ws(":", "file", "position")).otherwise(F.col("file")),
+        }
+    )
+
+
+def _with_all_fields(events: DataFrame) -> DataFrame:
+    """``events`` with NULL in the columns that their source cannot give."""
+    return events.withColumns(
+        {name: F.lit(None).cast(kind) for name, kind in FIELD_TYPES.items() if name not in events.columns}
+    )
 
 
 def _line_numbers(spark: SparkSession, splits: Sequence[Row], files: Sequence[str]) -> DataFrame:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 DAY = date(2026, 1, 5)
 
 
-def collect(frame: DataFrame) -> list[Any]:
+def collected(frame: DataFrame) -> list[Any]:
     """The rows, with times as naive UTC; PySpark would turn them into the machine's zone."""
     times = [name for name, kind in frame.dtypes if kind == "timestamp"]
     return frame.withColumns({name: frame[name].cast("timestamp_ntz") for name in times}).collect()
@@ -31,7 +31,7 @@ class Run:
         self.accounting = normalize(spark, [str(folder / "raw")], day, str(self.output), **options)
 
     def rows(self, dataset: str) -> list[Any]:
-        return collect(self.spark.read.parquet(str(self.output / dataset / "dt=*")))
+        return collected(self.spark.read.parquet(str(self.output / dataset / "dt=*")))
 
 
 @pytest.fixture
@@ -46,3 +46,9 @@ def normalize_files(spark: SparkSession, tmp_path: Path) -> Any:
         return Run(spark, tmp_path, **options)
 
     return run
+
+
+@pytest.fixture
+def collect() -> Any:
+    """:func:`collected`, for tests that have frames of their own."""
+    return collected

@@ -98,7 +98,7 @@ def test_what_cannot_be_used_is_refused_with_file_and_line(tmp_path: Path) -> No
     (tmp_path / "flipped.log.gz").write_bytes(damaged)
     (tmp_path / "junk.log.gz").write_bytes(whole + b"junk")
     for name in ("cut", "flipped", "junk"):
-        with pytest.raises(CorruptInputError, match=rf"{name}\.log\.gz: the gzip is damaged at line \d+"):
+        with pytest.raises(CorruptInputError, match=rf"{name}\.log\.gz: the archive is damaged at line \d+"):
             split_logs([tmp_path / f"{name}.log.gz"], tmp_path / "out")
     (tmp_path / "prose.txt").write_bytes(b"Dear diary,\nnothing happened.\n")
     with pytest.raises(InputError, match=r"prose\.txt: none of its 2 lines .* Line 1 is b'Dear diary,"):

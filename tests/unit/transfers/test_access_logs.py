@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import bz2
 import gzip
 from collections.abc import Iterator
 from typing import Any
 
 import boto3
 import pytest
+import zstandard
 from airflow.exceptions import AirflowFailException
 from fakes.task_instance import FakeTaskInstance
 from moto import mock_aws
@@ -105,6 +107,42 @@ def test_a_damaged_gzip_stops_everything_before_anything_is_copied(s3: Any, body
     assert lake(s3) == {}
 
 
+@pytest.mark.parametrize(("pack", "suffix"), [(bz2.compress, ".bz2"), (zstandard.compress, ".zst")])
+def test_bzip2_and_zstd_are_counted_and_named(s3: Any, pack: Any, suffix: str) -> None:
+    content = b"\n".join(b"%d" % n for n in range(200_000))
+    half = len(content) // 2
+    put(s3, a__log=pack(content[:half]) + pack(content[half:]), b__log=pack(b""))
+    result = ingest()
+    assert (result["lines"], result["empty_files"]) == (200_000, 1)
+    assert set(lake(s3)) == {f"raw/a.log{suffix}", f"raw/b.log{suffix}"}
+
+
+def with_check_sum(content: bytes) -> bytes:
+    return zstandard.ZstdCompressor(write_checksum=True).compress(content)  # as the command line tool does
+
+
+@pytest.mark.parametrize("pack", [bz2.compress, with_check_sum])
+def test_a_damaged_bzip2_or_zstd_stops_everything(s3: Any, pack: Any) -> None:
+    whole = pack(b"\n".join(b"%d" % (n * n) for n in range(100_000)))
+    cut, broken = whole[:-20], whole[:1000] + b"\xff" * 50 + whole[1050:]
+    for body in (cut, broken, pack(b"1\n") + b"rubbish"):
+        put(s3, bad=body)
+        with pytest.raises(AirflowFailException, match="is a damaged (bzip2|zstd)"):
+            ingest()
+    assert lake(s3) == {}
+
+
+def test_a_bomb_needs_little_memory(s3: Any) -> None:
+    import tracemalloc
+
+    put(s3, a=zstandard.compress(b"\n" * 2**28))
+    tracemalloc.start()
+    assert ingest()["lines"] == 2**28
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 48 * 1024**2
+
+
 def test_a_day_without_files(s3: Any) -> None:
     put(s3, _SUCCESS=b"")
     with pytest.raises(AirflowFailException, match="no log under s3://source/day/") as raised:
@@ -134,7 +172,7 @@ def test_big_content_needs_little_memory(s3: Any) -> None:
 
 
 def test_names_do_not_depend_on_the_order_of_the_listing() -> None:
-    files = [("a", True), ("a.gz", True), ("b", False)]
+    files = [("a", "gzip"), ("a.gz", "gzip"), ("a", "zstd"), ("b", None), ("b.bz2", None)]
     assert dict(zip(files, lake_names(files), strict=True)) == dict(
         zip(reversed(files), lake_names(reversed(files)), strict=True)
     )
