@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, datetime, timezone
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, Row, SparkSession
@@ -42,10 +42,19 @@ def schema(columns: Sequence[Column]) -> str:
 
 
 class Dataset:
-    """One dataset of one attempt and day, at ``<output>/<name>/dt=<day>/``."""
+    """One dataset of one attempt and day, at ``<output>/<name>/dt=<day>/``.
+
+    ``partition`` is what the manifest says that it is of; the day unless given.
+    """
 
     def __init__(
-        self, spark: SparkSession, output: str, name: str, day: date, columns: Sequence[Column]
+        self,
+        spark: SparkSession,
+        output: str,
+        name: str,
+        day: date,
+        columns: Sequence[Column],
+        partition: Optional[Mapping[str, str]] = None,
     ) -> None:
         self.spark = spark
         self.name = name
@@ -53,6 +62,7 @@ class Dataset:
         self.columns = tuple(columns)
         self.folder = storage.join(output, name)
         self.data_folder = storage.join(self.folder, f"dt={day.isoformat()}")
+        self.partition = partition or {"dt": day.isoformat()}
         self.manifest_uri = storage.join(self.folder, manifests.FILE_NAME)
 
     def write(self, rows: DataFrame) -> None:
@@ -107,7 +117,7 @@ class Dataset:
         """Write the manifest: from here on the dataset is complete."""
         manifest = Manifest(
             dataset=self.name,
-            partition={"dt": self.day.isoformat()},
+            partition=self.partition,
             job=job,
             created_at=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
             entries=tuple(entries),

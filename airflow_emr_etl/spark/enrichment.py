@@ -133,10 +133,7 @@ def enrich(
         hits = _without_repeats(hits, rules.repeat_window_seconds)
     else:
         hits = hits.withColumn("dropped_repeats", F.lit(0))
-    # The text behind the last dot: one look into a set, where an expression would be tried at every character.
-    extension = F.substring_index(F.lower("path"), ".", -1)
-    is_asset = F.col("path").contains(".") & extension.isin(*access_log.ASSET_EXTENSIONS)
-    hits = hits.withColumn("is_asset", F.coalesce(is_asset, F.lit(False)))
+    hits = hits.withColumn("is_asset", is_asset())
     hits = (
         robots.with_behaviour(hits, rules.robot_rules)
         if rules.robot_rules.behaviours
@@ -144,6 +141,26 @@ def enrich(
     )
     hits = hits.join(agents, "user_agent", "left").join(known_referrers, "referrer", "left")
     return hits.select(*_event_columns(hits, rules, day))
+
+
+def is_asset() -> Column:
+    """Whether ``path`` ends like an asset; never NULL."""
+    # The text behind the last dot: one look into a set, where an expression would be tried at every character.
+    extension = F.substring_index(F.lower("path"), ".", -1)
+    found = F.col("path").contains(".") & extension.isin(*access_log.ASSET_EXTENSIONS)
+    return F.coalesce(found, F.lit(False))
+
+
+def is_page_view(bot_reason: Column) -> Column:
+    """Whether a hit with ``method``, ``status`` and ``is_asset`` is a page view; never NULL."""
+    status = F.col("status")
+    is_page = (
+        (F.col("method") == "GET")
+        & (status.between(200, 299) | (status == 304))
+        & ~F.col("is_asset")
+        & bot_reason.isNull()
+    )
+    return F.coalesce(is_page, F.lit(False))
 
 
 def _agents(good: DataFrame) -> DataFrame:
@@ -213,13 +230,6 @@ def _event_columns(hits: DataFrame, rules: Enrichment, day: date) -> Tuple[Colum
     host = referrers.referrer_host(F.col("referrer"))
     own = _is_own(host, rules)
     bot_reason = F.coalesce("name_reason", "behaviour")
-    status = F.col("status")
-    is_page = (
-        (F.col("method") == "GET")
-        & (status.between(200, 299) | (status == 304))
-        & ~F.col("is_asset")
-        & bot_reason.isNull()
-    )
     key = F.lower(F.hex("key"))
     made = {
         # Nearly every line is there once, and its key is a digest already.
@@ -233,7 +243,7 @@ def _event_columns(hits: DataFrame, rules: Enrichment, day: date) -> Tuple[Colum
         .otherwise(F.coalesce("referrer_medium", F.lit("unknown"))),
         "is_bot": bot_reason.isNotNull(),
         "bot_reason": bot_reason,
-        "is_page_view": F.coalesce(is_page, F.lit(False)),
+        "is_page_view": is_page_view(bot_reason),
         "dt": F.lit(day.isoformat()).cast("date"),
         **campaigns.campaign_columns(F.col("query")),
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from datetime import date
 from functools import reduce
-from typing import Callable, Collection, Iterable, List, Optional, Sequence, Set
+from typing import Callable, Collection, Iterable, List, Mapping, Optional, Sequence, Set
 
 from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, Window
@@ -24,21 +24,27 @@ Read = Callable[[Batch], DataFrame]
 class Neighbours:
     """The hits of ``others`` that touch those of ``own`` or ``gone``.
 
+    ``owners`` numbers the batches by name: of equal events that of the least number counts.
     ``own`` and ``gone`` have visitor_id and ts; ``read`` gives a batch's normalized events. Call :meth:`release` when
     what :meth:`find` gave is no more needed.
     """
 
-    def __init__(self, others: Sequence[Batch], rules: SessionRules, read: Read) -> None:
-        self.others = sorted(others, key=lambda batch: batch.day)
+    def __init__(
+        self, others: Sequence[Batch], rules: SessionRules, read: Read, owners: Mapping[str, int]
+    ) -> None:
+        self.others = sorted(others, key=lambda batch: batch.name)
+        self.owners = owners
         self.rules = rules
         self.read = read
         self.days: Set[date] = {day for batch in others for day in batch.days}
+        self.touched: List[Batch] = []
+        """The batches that what :meth:`find` gave last is from."""
         self._kept: List[DataFrame] = []
 
     def find(
         self, own: DataFrame, own_days: Collection[date], gone: Optional[DataFrame]
     ) -> Optional[DataFrame]:
-        """Events of the other batches, with ``owner`` (the batch's day as a number); None for surely none."""
+        """Events of the other batches, with ``owner`` (the batch's number); None for surely none."""
         fresh = own.select("visitor_id", "ts")
         if gone is not None:
             fresh = fresh.unionByName(gone.select("visitor_id", "ts"))
@@ -77,13 +83,13 @@ class Neighbours:
 
     def _events(self, days: Set[date], visitors: DataFrame) -> DataFrame:
         on_days = F.to_date("ts").isin(sorted(days))
+        self.touched = [batch for batch in self.others if days & set(batch.days)]
         frames = [
             self.read(batch)
             .where(on_days)
             .join(visitors, "visitor_id", "left_semi")
-            .withColumn("owner", F.lit(owner_of(batch.day)))
-            for batch in self.others
-            if days & set(batch.days)
+            .withColumn("owner", F.lit(self.owners[batch.name]))
+            for batch in self.touched
         ]
         return reduce(DataFrame.unionByName, frames)
 
@@ -115,11 +121,6 @@ class Neighbours:
         """The day of the time that is ``shift`` times the inactivity after ``ts``."""
         moved = F.timestamp_micros(F.unix_micros(ts) + F.lit(shift * self.rules.inactivity_micros))
         return F.to_date(moved)
-
-
-def owner_of(day: date) -> int:
-    """Of equal events that of the earliest batch counts."""
-    return day.toordinal()
 
 
 def _around(days: Collection[date]) -> Set[date]:

@@ -12,7 +12,7 @@ import importlib.util
 import json
 import re
 from dataclasses import dataclass
-from typing import Any, Dict, Iterable, List, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Tuple
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
@@ -114,14 +114,20 @@ def with_behaviour(hits: DataFrame, rules: BehaviourRules) -> DataFrame:
     already: then nothing is shuffled here.
     """
     visitor = Window.partitionBy("visitor_id")
+    return hits.withColumn("behaviour", behaviour(rules, lambda aggregate: aggregate.over(visitor)))
+
+
+def behaviour(rules: BehaviourRules, of_visitor: Callable[[Column], Column]) -> Column:
+    """The first of ``rules.behaviours`` that a visitor shows, or NULL, from the columns that :func:`with_behaviour`
+    names. ``of_visitor`` takes an aggregate to the same over the visitor's hits."""
     is_page = ~F.col("is_asset")
 
     def count(condition: Column) -> Column:
-        return F.count(F.when(condition, 1)).over(visitor)
+        return of_visitor(F.count(F.when(condition, 1)))
 
     pages = count(is_page)
     page_time = F.when(is_page, F.unix_seconds("ts"))
-    span = F.greatest(F.max(page_time).over(visitor) - F.min(page_time).over(visitor), F.lit(60))
+    span = F.greatest(of_visitor(F.max(page_time)) - of_visitor(F.min(page_time)), F.lit(60))
     conditions = {
         "robots_txt": count(F.lower("path") == "/robots.txt") > 0,
         "head_only": (count(F.lit(True)) >= rules.head_only_hits)
@@ -133,4 +139,4 @@ def with_behaviour(hits: DataFrame, rules: BehaviourRules) -> DataFrame:
     for name in reversed(BEHAVIOURS):
         if name in rules.behaviours:
             found = F.when(conditions[name], name).otherwise(found)
-    return hits.withColumn("behaviour", found)
+    return found

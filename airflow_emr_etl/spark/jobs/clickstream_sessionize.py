@@ -13,7 +13,7 @@ import sys
 import time
 from datetime import date
 from functools import reduce
-from typing import Any, Callable, Collection, Dict, List, Optional, Sequence, Set
+from typing import Any, Callable, Collection, Dict, List, Mapping, Optional, Sequence, Set, Union
 from zoneinfo import ZoneInfo
 
 from pyspark import StorageLevel
@@ -29,7 +29,9 @@ from airflow_emr_etl.spark import columns, storage
 from airflow_emr_etl.spark.arguments import job_parser, whole_number
 from airflow_emr_etl.spark.batch_catalog import BatchCatalog
 from airflow_emr_etl.spark.dataset import Dataset, read_manifest
-from airflow_emr_etl.spark.neighbours import Neighbours, owner_of
+from airflow_emr_etl.spark.day_behaviour import DayBehaviour
+from airflow_emr_etl.spark.neighbours import Neighbours
+from airflow_emr_etl.spark.robots import BehaviourRules
 from airflow_emr_etl.spark.session import job_session
 from airflow_emr_etl.spark.session_engine import sessions_of
 
@@ -43,21 +45,32 @@ def parse_arguments(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = job_parser(NAME, "Group the events of one day into sessions.")
     parser.add_argument("--input", required=True, help="the output of clickstream_normalize")
     parser.add_argument("--catalog", help="folder of the batches' entries; without it, a batch stands alone")
+    add_rules(parser)
+    arguments = parser.parse_args(argv)
+    arguments.rules = rules_of(arguments)
+    return arguments
+
+
+def add_rules(parser: argparse.ArgumentParser) -> None:
+    """The options that say what a session is, for :func:`rules_of`."""
     parser.add_argument("--inactivity-minutes", type=whole_number, default=30)
     parser.add_argument("--max-minutes", type=whole_number, help="no session is longer than this")
     parser.add_argument("--cut-at-midnight", metavar="ZONE", help="end sessions at midnight, such as UTC")
     parser.add_argument(
         "--cut-on", action="append", default=[], choices=CUTS, help="what begins a session; repeatable"
     )
-    arguments = parser.parse_args(argv)
-    arguments.rules = SessionRules(
+
+
+def rules_of(arguments: argparse.Namespace) -> SessionRules:
+    """Raise ConfigurationError for what is not valid."""
+    rules = SessionRules(
         inactivity_minutes=arguments.inactivity_minutes,
         max_minutes=arguments.max_minutes,
         midnight_zone=arguments.cut_at_midnight,
         cut_on=tuple(arguments.cut_on),
     )
-    _check_zone(arguments.rules)
-    return arguments
+    _check_zone(rules)
+    return rules
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -85,18 +98,27 @@ def sessionize(
     rules: Optional[SessionRules] = None,
     catalog: Optional[str] = None,
     clock: Callable[[], float] = time.time,
+    name: Optional[str] = None,
+    robots: Optional[BehaviourRules] = None,
 ) -> Accounting:
     """Run the job in ``spark``; see the module. Raise MissingInputError, ManifestError or AccountingError.
+
+    ``name`` enters the batch as one of several of its day; then no totals of the day are written, and the manifest of
+    ``events`` is of the batch, not of the day. With ``robots``, which such batches need, behaviour is judged over
+    all batches of a day.
 
     A run that finds that another batch was entered meanwhile begins again, so that none misses the other.
     """
     rules = rules or SessionRules()
     _check_zone(rules)
     given = _given(spark, source, day)
+    if name is not None and catalog is None:
+        raise ConfigurationError(f"The batch {name} is one of several of its day; it needs a catalog.")
+    name = name or day.isoformat()
     known = None if catalog is None else BatchCatalog(spark, catalog)
     for _ in range(_ATTEMPTS):
         before = {} if known is None else known.entries()
-        run = _Run(spark, source, given, day, output, rules, before)
+        run = _Run(spark, source, given, day, output, rules, before, name, robots)
         try:
             run.write()
         finally:
@@ -106,14 +128,16 @@ def sessionize(
         own = run.entry(clock)
         known.put(own)
         after = known.entries()
-        if {name: batch for name, batch in after.items() if name != day} == {
-            name: batch for name, batch in before.items() if name != day
-        }:
+        if _without(after, name) == _without(before, name):
             return run.finish(own.restatement)
     raise ManifestError(
-        f"Other batches were entered in {catalog} during each of {_ATTEMPTS} attempts at {day}. Let one run at a time "
+        f"Other batches were entered in {catalog} during each of {_ATTEMPTS} attempts at {name}. Let one run at a time "
         "sessionize (max_active_runs=1)."
     )
+
+
+def _without(entries: Mapping[str, Batch], own: str) -> Dict[str, Batch]:
+    return {name: batch for name, batch in entries.items() if name != own}
 
 
 def _given(spark: SparkSession, source: str, day: date) -> Manifest:
@@ -138,37 +162,60 @@ class _Run:
         day: date,
         output: str,
         rules: SessionRules,
-        entries: Dict[date, Batch],
+        entries: Dict[str, Batch],
+        name: str,
+        robots: Optional[BehaviourRules],
     ) -> None:
         assert given.accounting is not None
-        self.spark, self.day, self.rules = spark, day, rules
+        self.spark, self.day, self.rules, self.name = spark, day, rules, name
         self.given, self.accounting = given, given.accounting
         self.uri = storage.join(source, "events", FILE_NAME)
-        self.before = entries.get(day)
-        self.others = [batch for batch in entries.values() if batch.day != day]
+        self.before = entries.get(name)
+        self.others = list(_without(entries, name).values())
+        self.owners = {each: number for number, each in enumerate(sorted({*entries, name}))}
         self.newest = max((batch.restatement for batch in entries.values()), default=0)
-        self.events = Dataset(spark, output, "events", day, columns.EVENTS)
+        whole = name == day.isoformat()
+        # A batch's events are not its day's: a load must not clear the day for them.
+        of_batch = None if whole else {"batch": name}
+        self.events = Dataset(spark, output, "events", day, columns.EVENTS, of_batch)
         self.sessions = Dataset(spark, output, "sessions", day, [*columns.SESSIONS, *columns.RESTATES])
-        self.traffic = Dataset(spark, output, "daily_traffic", day, columns.DAILY_TRAFFIC)
-        self.neighbours = Neighbours(self.others, rules, self._events_of)
+        self.traffic = Dataset(spark, output, "daily_traffic", day, columns.DAILY_TRAFFIC) if whole else None
+        self.neighbours = Neighbours(self.others, rules, self._events_of, self.owners)
+        self.behaviour = None
+        if robots is not None and robots.behaviours:
+            self.behaviour = DayBehaviour(self.others, robots, self._events_of)
         self.days: Dict[date, int] = {}
         self._kept: List[DataFrame] = []
 
     def write(self) -> None:
+        from airflow_emr_etl.spark.session_pass import FRESH, GONE, KNOWN
+
         normalized = self._read(self.given.urls)
         self.days = {
             row["day"]: row["count"]
             for row in normalized.groupBy(F.to_date("ts").alias("day")).count().collect()
         }
         gone = self._gone(normalized)
-        own = normalized.withColumn("owner", F.lit(owner_of(self.day)))
-        near = self.neighbours.find(normalized, set(self.days), gone)
+        reach, reached_days = normalized.select("visitor_id", "ts"), set(self.days)
+        if self.behaviour is not None:
+            turned = self.behaviour.turned_hits(normalized, self.day)
+            if turned is not None:
+                reach = reach.unionByName(turned.select("visitor_id", "ts"))
+                reached_days |= self.neighbours.days
+        near = self.neighbours.find(reach, reached_days, gone)
         alone = near is None and gone is None
-        hits = [_narrow(own, self.rules, kind="FRESH")]
+        own = normalized.withColumn("owner", F.lit(self.owners[self.name]))
+        if self.behaviour is not None:
+            own, near = self.behaviour.judged(own, near, self.neighbours.touched)
+        hits = [_narrow(own, self.rules, kind=FRESH)]
         if near is not None:
-            hits.append(_narrow(near, self.rules, kind="KNOWN"))
+            # Hits whose visitor turned out to be a robot, or no robot, are stated anew as well.
+            kind: Union[int, Column] = KNOWN
+            if self.behaviour is not None:
+                kind = F.when(F.col("turned"), FRESH).otherwise(KNOWN)
+            hits.append(_narrow(near, self.rules, kind=kind))
         if gone is not None:
-            hits.append(_narrow(gone.withColumn("owner", F.lit(_NEVER_OWNS)), self.rules, kind="GONE"))
+            hits.append(_narrow(gone.withColumn("owner", F.lit(_NEVER_OWNS)), self.rules, kind=GONE))
         found = sessions_of(
             reduce(DataFrame.unionByName, hits), self.rules, rows=self.given.record_count, known=True
         ).where("fresh")
@@ -184,6 +231,10 @@ class _Run:
             F.count(F.when(F.col("dt") == F.lit(self.day), 1)).alias("own")
         )
         kept, written = _get(of_events, "own"), sum(file.record_count for file in self.event_files)
+        self.own_rows = self._written().where(F.col("dt") == F.lit(self.day))
+        if any(batch.day == self.day for batch in self.others):
+            self.own_rows = self.own_rows.join(self._owned(normalized, near), "event_id", "left_semi")
+            kept = self.own_rows.count()
         listed, valid = self.given.record_count, self.accounting.valid
         if listed != valid or written != _get(counted, "hits") or kept > valid or (alone and kept != valid):
             raise AccountingError(
@@ -200,13 +251,15 @@ class _Run:
             **parts,
         )
         self.accounting.check()
-        self.traffic.write(self._totals())
-        self.traffic_files, _ = self.traffic.measure()
+        if self.traffic is not None:
+            self.traffic.write(self._totals())
+            self.traffic_files, _ = self.traffic.measure()
 
     def finish(self, restatement: Optional[int]) -> Accounting:
         """Write the manifests."""
         number = 0 if restatement is None else restatement
-        self.traffic.finish(self.traffic_files, NAME, self.accounting)
+        if self.traffic is not None:
+            self.traffic.finish(self.traffic_files, NAME, self.accounting)
         self.sessions.finish(self.session_files, NAME, self.accounting, number)
         self.events.finish(self.event_files, NAME, self.accounting, number)
         return self.accounting
@@ -223,12 +276,26 @@ class _Run:
             days=self.days,
             restatement=max(self.newest + 1, int(clock() * 1_000_000)),
             earlier=tuple(earlier),
+            name=self.name,
         )
 
     def release(self) -> None:
         for frame in self._kept:
             frame.unpersist()
         self.neighbours.release()
+        if self.behaviour is not None:
+            self.behaviour.release()
+
+    def _written(self) -> DataFrame:
+        return self.events.read([file.url for file in self.event_files])
+
+    def _owned(self, normalized: DataFrame, near: Optional[DataFrame]) -> DataFrame:
+        """The ids of the events that count in this batch, and in none before it."""
+        ids = normalized.select("event_id")
+        if near is None:
+            return ids
+        before = near.where(F.col("owner") < F.lit(self.owners[self.name])).select("event_id")
+        return ids.join(before, "event_id", "left_anti")
 
     def _read(self, urls: Sequence[str]) -> DataFrame:
         return Dataset(self.spark, "", "events", self.day, columns.NORMALIZED).read(urls)
@@ -254,9 +321,8 @@ class _Run:
         """The parts of the valid events, counted again where some turned out to be repeated."""
         if not repeated:
             return {}
-        own = self.events.read([file.url for file in self.event_files]).where(F.col("dt") == F.lit(self.day))
         day = self.day.isoformat()
-        (row,) = own.agg(
+        (row,) = self.own_rows.agg(
             F.count(F.when(F.col("is_bot"), 1)).alias("bots"),
             F.count(F.when(F.col("is_page_view"), 1)).alias("page_views"),
             F.count(F.when(F.to_date("ts") != F.lit(day).cast("date"), 1)).alias("outside_day"),
@@ -267,8 +333,7 @@ class _Run:
         def count_where(condition: Column) -> Column:
             return F.count(F.when(condition, 1))
 
-        hits = self.events.read([file.url for file in self.event_files]).where(F.col("dt") == F.lit(self.day))
-        of_hits = hits.agg(
+        of_hits = self.own_rows.agg(
             F.count(F.lit(1)).alias("hits"),
             count_where(F.col("is_page_view")).alias("page_views"),
             count_where(F.col("is_bot")).alias("bot_hits"),
@@ -281,10 +346,8 @@ class _Run:
         return of_hits.withColumn("dt", F.lit(self.day.isoformat()).cast("date")).coalesce(1)
 
 
-def _narrow(events: DataFrame, rules: SessionRules, kind: str) -> DataFrame:
+def _narrow(events: DataFrame, rules: SessionRules, kind: Union[int, Column]) -> DataFrame:
     """What the engine needs of events: no other column goes through its shuffle."""
-    from airflow_emr_etl.spark import session_pass
-
     key, day = F.lit(None).cast("bigint"), F.lit(None).cast("int")
     if rules.cut_on:
         key = _cut_key(rules.cut_on)
@@ -296,7 +359,7 @@ def _narrow(events: DataFrame, rules: SessionRules, kind: str) -> DataFrame:
         "ts",
         "event_id",
         F.col("owner").cast("int").alias("owner"),
-        F.lit(getattr(session_pass, kind)).cast("tinyint").alias("kind"),
+        F.lit(kind).cast("tinyint").alias("kind"),
         "is_page_view",
         "path",
         "referrer",
