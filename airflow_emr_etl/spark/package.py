@@ -64,6 +64,11 @@ JOBS: Mapping[str, JobDefinition] = MappingProxyType(
                 "events of a day to sessions and daily traffic",
             ),
             JobDefinition(
+                "clickstream_stream",
+                "airflow_emr_etl.spark.jobs.clickstream_stream",
+                "both of these as a stream, over files as they arrive",
+            ),
+            JobDefinition(
                 "clickstream_marts",
                 "airflow_emr_etl.spark.jobs.clickstream_marts",
                 "events and sessions to marts in the lake",

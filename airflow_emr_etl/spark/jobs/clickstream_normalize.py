@@ -39,6 +39,14 @@ def parse_arguments(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         "--input", required=True, action="append", help="a log file or a folder of them; repeatable"
     )
     parser.add_argument("--expected-lines", type=whole_number, help="fail unless this many lines are read")
+    add_line_arguments(parser)
+    arguments = parser.parse_args(argv)
+    check_line_arguments(arguments)
+    return arguments
+
+
+def add_line_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that say what lines look like and what is made of them."""
     parser.add_argument("--max-line-bytes", type=whole_number, default=MAX_LINE_BYTES)
     enrichment.add_arguments(parser)
     source = parser.add_mutually_exclusive_group()
@@ -48,12 +56,14 @@ def parse_arguments(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         help=f"what the lines look like: {', '.join(BUILT_IN)}, or the address of a file that ends in .yaml",
     )
     source.add_argument("--log-format", help="what the lines look like, as one of Apache's LogFormat strings")
-    arguments = parser.parse_args(argv)
+
+
+def check_line_arguments(arguments: argparse.Namespace) -> None:
+    """Raise ConfigurationError for what is not valid."""
     if not 1 <= arguments.max_line_bytes <= MAX_LINE_BYTES:
         raise ConfigurationError(
             f"--max-line-bytes is {arguments.max_line_bytes}; valid is 1 to {MAX_LINE_BYTES}, the widest column."
         )
-    return arguments
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
