@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from integration.spark.conftest import collect
+from integration.spark.conftest import collected
 
 from airflow_emr_etl.models.manifest import Accounting, Manifest
 from airflow_emr_etl.models.session_rules import SessionRules
@@ -105,7 +105,7 @@ class World:
         manifest = Manifest.from_json((output / dataset / "manifest.json").read_text())
         if not manifest.urls:
             return []
-        return [row.asDict() for row in collect(self.spark.read.parquet(*manifest.urls))]
+        return [row.asDict() for row in collected(self.spark.read.parquet(*manifest.urls))]
 
     def check(self) -> None:
         """The warehouse is what the rules say of all distinct events that there are now."""
