@@ -31,7 +31,7 @@ from airflow_emr_etl.spark.batch_catalog import BatchCatalog
 from airflow_emr_etl.spark.dataset import Dataset, read_manifest
 from airflow_emr_etl.spark.neighbours import Neighbours, owner_of
 from airflow_emr_etl.spark.session import job_session
-from airflow_emr_etl.spark.session_engine import sessions_of
+from airflow_emr_etl.spark.session_engine import event_hash, sessions_of
 
 NAME = "clickstream_sessionize"
 
@@ -285,24 +285,15 @@ def _narrow(events: DataFrame, rules: SessionRules, kind: str) -> DataFrame:
     """What the engine needs of events: no other column goes through its shuffle."""
     from airflow_emr_etl.spark import session_pass
 
-    key, day = F.lit(None).cast("bigint"), F.lit(None).cast("int")
+    columns_ = [F.col(name) for name in ("visitor_id", "ts", "event_id", "is_page_view", "path", "referrer")]
+    columns_.append(F.col("owner").cast("int").alias("owner"))
+    columns_.append(F.lit(getattr(session_pass, kind)).cast("tinyint").alias("kind"))
     if rules.cut_on:
-        key = _cut_key(rules.cut_on)
+        columns_.append(_cut_key(rules.cut_on).alias("cut_key"))
     if rules.midnight_zone is not None:
-        local = F.from_utc_timestamp("ts", rules.midnight_zone)
-        day = F.datediff(F.to_date(local), F.lit("1970-01-01").cast("date"))
-    return events.select(
-        "visitor_id",
-        "ts",
-        "event_id",
-        F.col("owner").cast("int").alias("owner"),
-        F.lit(getattr(session_pass, kind)).cast("tinyint").alias("kind"),
-        "is_page_view",
-        "path",
-        "referrer",
-        key.alias("cut_key"),
-        day.alias("cut_day"),
-    )
+        local = F.to_date(F.from_utc_timestamp("ts", rules.midnight_zone))
+        columns_.append(F.datediff(local, F.lit("1970-01-01").cast("date")).alias("cut_day"))
+    return events.select(*columns_)
 
 
 def _cut_key(cut_on: Collection[str]) -> Column:
@@ -333,12 +324,13 @@ def _with_sessions(events: Sequence[DataFrame], found: DataFrame, day: date) -> 
     marks = found.where(~F.col("retracted")).select(
         "visitor_id",
         F.col("started_at").alias("ts"),
-        F.col("first_event_id").alias("event_id"),
+        F.col("first_event").alias("event_hash"),
         F.lit(-1).alias("owner"),
         F.struct("session_id", "restates_to").alias("mark"),
     )
-    rows = reduce(DataFrame.unionByName, events).unionByName(marks, allowMissingColumns=True)
-    in_order = Window.partitionBy("visitor_id").orderBy("ts", "event_id", "owner")
+    hits = reduce(DataFrame.unionByName, events).withColumn("event_hash", event_hash())
+    rows = hits.unionByName(marks, allowMissingColumns=True)
+    in_order = Window.partitionBy("visitor_id").orderBy("ts", "event_hash", "owner")
     so_far = in_order.rowsBetween(Window.unboundedPreceding, Window.currentRow)
     before = F.lag(F.struct("ts", "event_id", F.col("mark").isNull().alias("is_event"))).over(in_order)
     return (
