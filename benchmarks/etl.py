@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import etl_data, etl_process, etl_sessions, etl_stages
+from benchmarks import etl_agents, etl_data, etl_process, etl_sessions, etl_stages
 from benchmarks.etl_data import Clicks
 from benchmarks.etl_process import Failed, Measured
 from benchmarks.etl_sessions import FULL, TIMES, Differ, Digest
@@ -90,6 +90,7 @@ class Bench:
             "versions": {
                 name: version(name) for name in ("pyspark", "duckdb", "polars", "ua-parser", "pyarrow")
             },
+            "ua_parser_backend": etl_agents.backend(),
             "left_out": self.left_out,
         }
         self.figures.write()
