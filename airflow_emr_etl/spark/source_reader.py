@@ -328,8 +328,8 @@ def _with_columns(lines: DataFrame, source: LogSource) -> DataFrame:
         lines, parts = split_request(lines, "text_request")
         columns.update({name: _either(columns.get(name), part) for name, part in parts.items()})
     if "url" in texts:
-        target = F.regexp_replace(F.regexp_replace("text_url", access_log.ABSOLUTE_URI, ""), "#.*", "")
-        lines = lines.withColumn("url_target", target)
+        relative = F.regexp_replace(F.regexp_replace("text_url", access_log.ABSOLUTE_URI, ""), "#.*", "")
+        lines = lines.withColumn("url_target", relative)
         path = F.substring_index("url_target", "?", 1)
         query = F.expr("substring(url_target, char_length(substring_index(url_target, '?', 1)) + 2)")
         site = F.lower(F.regexp_extract("text_url", access_log.URI_HOST, 1))
