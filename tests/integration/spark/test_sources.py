@@ -245,7 +245,7 @@ def test_snowplow(read: Any) -> None:
     }  # fmt: skip
     cells = [values.get(name, "") for name in fields]
     good = "\t".join(cells).encode()
-    rows = read([good, good[:-30], good + b"\tx", b"\t" * 130], built_in_source("snowplow"))
+    rows = read([good, good[:-30], good + b"\tx", b"shop" + b"\t" * 130], built_in_source("snowplow"))
     assert shown(rows, "ts", "host", "path", "query", "user_agent", "visitor_cookie", "user_id", "event_name") == [
         (at("2026-01-05T10:00:00.123"), "192.0.2.1", "/p", "a=b", "UA", "d1", None, "page_view"), "truncated",
         (at("2026-01-05T10:00:00.123"), "192.0.2.1", "/p", "a=b", "UA", "d1", None, "page_view"), "missing_field",
