@@ -302,7 +302,6 @@ class _Pass:
             return None
         number = hits.number
         first_rows = np.searchsorted(activity, np.arange(len(has)))
-        first = pa.array(first_rows[which])
         nothing, no_text = np.zeros(len(which), np.int64), pa.nulls(len(which), pa.string())
         table = pa.table(
             {
