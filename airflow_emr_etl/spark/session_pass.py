@@ -35,9 +35,8 @@ INPUT = pa.schema(
         ("cut_day", pa.int32()),
     ]
 )
-"""``visitor`` and ``event`` are numbers that stand for one. ``ts`` in microseconds since 1970. ``cut_key``: campaign or referrer
-as a number, NULL where a hit has none.
-``cut_day``: the day in the time zone of the cut at midnight."""
+"""``visitor`` and ``event`` are numbers that stand for one. ``ts`` in microseconds since 1970. ``cut_key``: campaign
+or referrer as a number, NULL where a hit has none. ``cut_day``: the day in the time zone of the cut at midnight."""
 
 OUTPUT = pa.schema(
     [
