@@ -74,7 +74,8 @@ with DAG(
     schedule="0 1 * * *",
     start_date=pendulum.datetime(1900, 1, 1, tz="UTC"),  # any day in the past may be run by hand
     catchup=False,
-    max_active_runs=2,
+    # A night's sessions go on from the night before: two that run at once would each miss the other's hits.
+    max_active_runs=1,
     params=SETTINGS,
     default_args={"retries": 2, "retry_delay": timedelta(minutes=1)},
     tags=["clickstream", "emr", "redshift"],
@@ -115,6 +116,8 @@ with DAG(
                 normalize.output_path(),
                 "--day",
                 DAY,
+                "--catalog",
+                "{{ params.lake }}batches/",
                 "--inactivity-minutes",
                 "{{ params.inactivity_minutes }}",
             ],
