@@ -26,7 +26,7 @@ from airflow_emr_etl.models.batch import Batch
 from airflow_emr_etl.models.manifest import FILE_NAME, Accounting, Manifest
 from airflow_emr_etl.models.session_rules import CUTS, SessionRules
 from airflow_emr_etl.spark import columns, storage
-from airflow_emr_etl.spark.arguments import job_parser, whole_number
+from airflow_emr_etl.spark.arguments import job_parser, or_none, whole_number
 from airflow_emr_etl.spark.batch_catalog import BatchCatalog
 from airflow_emr_etl.spark.dataset import Dataset, read_manifest
 from airflow_emr_etl.spark.neighbours import Neighbours, owner_of
@@ -44,8 +44,15 @@ def parse_arguments(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument("--input", required=True, help="the output of clickstream_normalize")
     parser.add_argument("--catalog", help="folder of the batches' entries; without it, a batch stands alone")
     parser.add_argument("--inactivity-minutes", type=whole_number, default=30)
-    parser.add_argument("--max-minutes", type=whole_number, help="no session is longer than this")
-    parser.add_argument("--cut-at-midnight", metavar="ZONE", help="end sessions at midnight, such as UTC")
+    parser.add_argument(
+        "--max-minutes", type=or_none(whole_number), help="no session is longer than this; none: no limit"
+    )
+    parser.add_argument(
+        "--cut-at-midnight",
+        type=or_none(str),
+        metavar="ZONE",
+        help="end sessions at midnight of a time zone such as UTC; none: let them go on",
+    )
     parser.add_argument(
         "--cut-on", action="append", default=[], choices=CUTS, help="what begins a session; repeatable"
     )
