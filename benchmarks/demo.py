@@ -20,13 +20,12 @@ from benchmarks.figures import Figures
 
 RUNS = 2
 STEPS = 9
-WORKERS = 2
 
 
 def demo(state: Path) -> tuple[float, dict[str, object]]:
     began = time.monotonic()
     subprocess.run(
-        [Path(sys.executable).parent / "emr-etl", "demo", "--state", state, "--workers", str(WORKERS)],
+        [Path(sys.executable).parent / "emr-etl", "demo", "--state", state],
         check=True,
         stdout=subprocess.DEVNULL,
     )
@@ -70,7 +69,7 @@ def main() -> None:
             seconds, detail = demo(root / f"state-{number}")
             second.append(seconds)
         sessions = [empty_session(root) for _ in range(3)]
-    floor = sorted(sessions)[1] * STEPS / WORKERS
+    floor = sorted(sessions)[1] * STEPS
     figures.add(
         "demo_seconds", "s", first, [floor], "nine empty spark-submit runs, two at a time", details=details
     )

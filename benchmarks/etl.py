@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections import defaultdict
@@ -20,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import etl_data, etl_process, etl_sessions, etl_stages
+from benchmarks import etl_agents, etl_data, etl_process, etl_sessions, etl_stages
 from benchmarks.etl_data import Clicks
 from benchmarks.etl_process import Failed, Measured
 from benchmarks.etl_sessions import FULL, TIMES, Differ, Digest
@@ -89,6 +90,7 @@ class Bench:
             "versions": {
                 name: version(name) for name in ("pyspark", "duckdb", "polars", "ua-parser", "pyarrow")
             },
+            "ua_parser_backend": etl_agents.backend(),
             "left_out": self.left_out,
         }
         self.figures.write()
@@ -302,12 +304,15 @@ def environment(work: Path) -> dict[str, str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     chosen = parse_arguments(argv)
+    # Contenders are in sessions of their own: who ends this process must end them by it.
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     FOLDER.mkdir(parents=True, exist_ok=True)
     # Beside the data: the system's own folder for such things may be in memory.
     work = Path(tempfile.mkdtemp(prefix="etl-", dir=FOLDER)).resolve()
     try:
         return Bench(chosen, work, environment(work)).run()
     finally:
+        signal.signal(signal.SIGTERM, before)
         if not chosen.keep:
             shutil.rmtree(work, ignore_errors=True)
 

@@ -23,7 +23,7 @@ def is_robot(user_agent: str | None) -> bool:
 
 
 def agent_parts(user_agent: str | None) -> tuple[str | None, ...]:
-    """Family and version of browser and system, and the device, by ua-parser (which has a cache of its own)."""
+    """Family and version of browser and system, and the device, by ua-parser as it comes; see :func:`backend`."""
     from ua_parser import parse
 
     if user_agent is None:
@@ -37,3 +37,13 @@ def agent_parts(user_agent: str | None) -> tuple[str | None, ...]:
         system.major if system else None,
         device.family if device else None,
     )
+
+
+def backend() -> str:
+    """Which of ua-parser's backends is used here, and whether it remembers what it has parsed."""
+    from ua_parser import BestAvailableResolver, CachingResolver, load_builtins
+
+    resolver = BestAvailableResolver(load_builtins())
+    cached = isinstance(resolver, CachingResolver)
+    name = "Python" if cached else type(resolver).__module__.rpartition(".")[2]
+    return f"its {name} backend, {'with' if cached else 'without'} a cache"

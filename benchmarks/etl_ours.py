@@ -46,7 +46,9 @@ def sessions_of(events: DataFrame) -> DataFrame:
     from airflow_emr_etl.spark import session_engine
 
     # The jobs know the number from the manifest; here it comes from the files' footers.
-    found = session_engine.sessions_of(events, SessionRules(), rows=events.count())
+    rows = events.count()
+    needed = events.select("visitor_id", "ts", "event_id", "is_page_view", "path")
+    found = session_engine.sessions_of(needed, SessionRules(), rows=rows)
     return found.select(
         "session_id",
         "visitor_id",

@@ -2,7 +2,7 @@
 
 Schemas are given, nothing is inferred; Spark's own functions wherever there is one; lag and a running sum make
 sessions. User agents go through ua-parser, robots through crawler-user-agents, each in an ordinary Python function,
-robots with a cache in front, because without one the 1,500 patterns would cost an hour.
+robots with a cache in front, because without one the 1,500 patterns take some 0.2 ms a row.
 """
 
 from __future__ import annotations

@@ -6,6 +6,13 @@
 Copy this file to start your own. All settings are the ``params`` below: change the defaults here, or give
 others to one run (``airflow dags trigger clickstream_nightly --conf '{"day": "2026-01-05"}'``, or the form
 in the browser). Nothing in it knows whether it runs on AWS or on local AWS.
+
+A day that went wrong is run again for its ``day``, with what mends it (another ``log_source``): it takes the place
+of the first run, and what its lines change in sessions of other days is stated anew. The rules of sessions
+(``inactivity_minutes`` and the two after it) are those of the whole warehouse, not of one night.
+
+``analytics.daily_traffic`` counts what each night's batch delivered, when it was delivered;
+``marts.daily_traffic`` counts by the day of the request, and late lines change it afterwards.
 """
 
 from __future__ import annotations
@@ -39,7 +46,16 @@ SETTINGS = {
         type="string",
         description="The role COPY assumes",
     ),
+    "log_source": Param(
+        "combined", type="string", description="What the lines look like: a built-in source, or a .yaml in S3"
+    ),
     "inactivity_minutes": Param(30, type="integer", minimum=1, description="A longer gap ends a session"),
+    "max_session_minutes": Param(
+        None, type=["null", "integer"], minimum=1, description="No session is longer; empty sets no limit"
+    ),
+    "sessions_end_at_midnight_of": Param(
+        None, type=["null", "string"], description="A time zone such as UTC; empty lets sessions go on"
+    ),
     "day": Param(
         None, type=["null", "string"], format="date", description="Run for this UTC day, not the schedule's"
     ),
@@ -74,7 +90,9 @@ with DAG(
     schedule="0 1 * * *",
     start_date=pendulum.datetime(1900, 1, 1, tz="UTC"),  # any day in the past may be run by hand
     catchup=False,
-    max_active_runs=2,
+    # Sessionize reads what the nights before it delivered, and the warehouse takes their loads in that order only:
+    # of two runs at a time one would begin again, or find its load to be stale.
+    max_active_runs=1,
     params=SETTINGS,
     default_args={"retries": 2, "retry_delay": timedelta(minutes=1)},
     tags=["clickstream", "emr", "redshift"],
@@ -102,6 +120,8 @@ with DAG(
                 "{{ params.lake }}raw/dt=" + DAY + "/",
                 "--day",
                 DAY,
+                "--source",
+                "{{ params.log_source }}",
                 "--expected-lines",
                 "{{ ti.xcom_pull(task_ids='ingest')['lines'] }}",
             ],
@@ -117,6 +137,12 @@ with DAG(
                 DAY,
                 "--inactivity-minutes",
                 "{{ params.inactivity_minutes }}",
+                "--max-minutes",
+                "{{ params.max_session_minutes or 'none' }}",
+                "--cut-at-midnight",
+                "{{ params.sessions_end_at_midnight_of or 'none' }}",
+                "--catalog",
+                "{{ params.lake }}batches/",
             ],
             output="{{ params.lake }}sessionized/dt=" + DAY + "/",
         )

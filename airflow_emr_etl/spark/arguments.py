@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 from datetime import date
+from typing import Callable, Optional, TypeVar
+
+T = TypeVar("T")
 
 
 def job_parser(name: str, description: str) -> argparse.ArgumentParser:
@@ -22,6 +25,15 @@ def iso_day(text: str) -> date:
     if day is None or day.isoformat() != text:
         raise argparse.ArgumentTypeError(f"{text!r} is no day; write it as 2026-01-05")
     return day
+
+
+def or_none(kind: Callable[[str], T]) -> Callable[[str], Optional[T]]:
+    """``kind``, or None for ``none``: a template can then leave an option out without leaving out its name."""
+
+    def read(text: str) -> Optional[T]:
+        return None if text == "none" else kind(text)
+
+    return read
 
 
 def whole_number(text: str) -> int:

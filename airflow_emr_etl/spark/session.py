@@ -17,8 +17,6 @@ _SETTINGS = {
     # Sizes its own partitions, so one setting serves a laptop and a cluster.
     "spark.sql.adaptive.enabled": "true",
     "spark.sql.adaptive.coalescePartitions.enabled": "true",
-    # Rows go to Python in batches of this many; the default of 10,000 costs more in calls than it saves in memory.
-    "spark.sql.execution.arrow.maxRecordsPerBatch": "65536",
 }
 
 

@@ -24,33 +24,29 @@ def sessions_of(
 ) -> DataFrame:
     """The sessions of ``events``: ``session_pass.OUTPUT`` with times, and ``session_id``.
 
-    ``events`` has visitor_id, ts, event_id, is_page_view, path, referrer; for rules that cut also ``cut_key`` (bigint)
-    or ``cut_day`` (int); with ``known`` also ``owner`` (int) and ``kind`` (tinyint), see session_pass. ``rows``, if
-    known, sizes the partitions. Events with an id that was there already count once.
+    ``events`` has visitor_id, ts, event_id, is_page_view, path and, if it matters, referrer; for rules that cut also
+    ``cut_key`` (bigint) or ``cut_day`` (int); with ``known`` also ``owner`` (int) and ``kind`` (tinyint), see
+    session_pass. ``rows``, if known, sizes the partitions. Events of one visitor, time and id count once. Each string
+    that goes to Python costs as much as five numbers, so event ids go as :func:`event_hash`.
     """
     _check_arrow()
     from airflow_emr_etl.spark import session_pass, session_shuffle
 
     spark = events.sparkSession
     keys = partition_keys(spark, partition_count(spark, rows))
-    none: Dict[str, Column] = {
-        "owner": F.lit(0),
-        "kind": F.lit(session_pass.FRESH),
-        "cut_key": F.lit(None),
-        "cut_day": F.lit(None),
-    }
     given = set(events.columns)
-    types = {"owner": "int", "kind": "tinyint", "cut_key": "bigint", "cut_day": "int"}
     columns: List[Column] = []
     for name in session_shuffle.HITS.names:
         if name == "visitor_hash":
             column = F.xxhash64("visitor_id")
+        elif name == "event":
+            column = event_hash()
         elif name == "ts":
             column = F.unix_micros(F.col("ts").cast("timestamp"))
-        elif name in none and (name not in given or (name in ("owner", "kind") and not known)):
-            column = none[name].cast(types[name])
-        else:
+        elif name in given and (known or name not in ("owner", "kind")):
             column = F.col(name)
+        else:
+            continue  # the same for all: not worth sending row by row
         columns.append(column.alias(name))
 
     def packed(batches: Iterable[Any]) -> Iterator[Any]:
@@ -59,7 +55,7 @@ def sessions_of(
         return session_shuffle.pack(batches, rules, keys)
 
     def found(batches: Iterable[Any]) -> Iterator[Any]:
-        from airflow_emr_etl.spark import session_pass, session_shuffle
+        from airflow_emr_etl.spark import session_shuffle
 
         names, hits = session_shuffle.unpack(batches)
         for batch in session_pass.sessions(hits, rules):
@@ -69,8 +65,13 @@ def sessions_of(
     out = shares.repartition(len(keys), "partition_key").mapInArrow(found, _schema())
     times = ("started_at", "ended_at", "restates_from", "restates_to")
     return out.withColumns({name: F.timestamp_micros(name) for name in times}).withColumn(
-        "session_id", F.sha2(F.concat_ws(":", "visitor_id", "first_event_id"), 256)
+        "session_id", F.sha2(F.concat_ws(":", "visitor_id", F.hex("first_event")), 256)
     )
+
+
+def event_hash() -> Column:
+    """What orders the events of one visitor and time, and tells them apart: 64 bits of the event's id."""
+    return F.xxhash64("event_id")
 
 
 def partition_count(spark: SparkSession, rows: Optional[int]) -> int:

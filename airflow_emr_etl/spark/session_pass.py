@@ -1,7 +1,7 @@
 """Sorted hits in, sessions out: one pass over Arrow batches, in memory that does not grow with the data.
 
 This is what a partition of the shuffle does with its rows; it knows nothing of Spark. The hits come sorted by
-(visitor, ts, event_id) and then by which of equal event ids counts. What is open at the end of a chunk, one
+(visitor, ts, event) and then by which of equal events counts. What is open at the end of a chunk, one
 session of one visitor, goes into the next chunk as a single row that stands for all of its hits, so that the
 arithmetic needs no special case for it.
 
@@ -26,7 +26,7 @@ INPUT = pa.schema(
     [
         ("visitor", pa.int64()),
         ("ts", pa.int64()),
-        ("event_id", pa.string()),
+        ("event", pa.int64()),
         ("kind", pa.int8()),
         ("is_page_view", pa.bool_()),
         ("path", pa.string()),
@@ -35,14 +35,13 @@ INPUT = pa.schema(
         ("cut_day", pa.int32()),
     ]
 )
-"""``visitor`` is a number that stands for one. ``ts`` in microseconds since 1970. ``cut_key``: campaign or referrer
-as a number, NULL where a hit has none.
-``cut_day``: the day in the time zone of the cut at midnight."""
+"""``visitor`` and ``event`` are numbers that stand for one. ``ts`` in microseconds since 1970. ``cut_key``: campaign
+or referrer as a number, NULL where a hit has none. ``cut_day``: the day in the time zone of the cut at midnight."""
 
 OUTPUT = pa.schema(
     [
         ("visitor", pa.int64()),
-        ("first_event_id", pa.string()),
+        ("first_event", pa.int64()),
         ("started_at", pa.int64()),
         ("ended_at", pa.int64()),
         ("hits", pa.int64()),
@@ -62,8 +61,21 @@ that has a fresh or gone hit. ``retracted``: nothing is left of the activity, an
 
 CHUNK_ROWS = 1 << 17
 _SESSION = OUTPUT.names[:10]
-_NUMBERS = ("visitor", "ts", "live_ts", "start", "begin", "hits", "pages", "repeated", "key", "day")
-_TEXTS = ("first_id", "first_path", "last_path", "first_page", "last_page", "referrer")
+_NUMBERS = (
+    "visitor",
+    "event",
+    "first_event",
+    "ts",
+    "live_ts",
+    "start",
+    "begin",
+    "hits",
+    "pages",
+    "repeated",
+    "key",
+    "day",
+)
+_TEXTS = ("first_path", "last_path", "first_page", "last_page", "referrer")
 
 
 def sessions(batches: Iterable[Any], rules: SessionRules) -> Iterator[Any]:
@@ -87,12 +99,10 @@ class _Hits:
 
     def __init__(
         self,
-        event: Any,
         number: Dict[str, Any],
         flag: Dict[str, Any],
         text: Dict[str, Any],
     ) -> None:
-        self.event = event
         self.number, self.flag, self.text = number, flag, text
 
     @classmethod
@@ -103,14 +113,15 @@ class _Hits:
         def numbers(name: str) -> Any:
             return pc.fill_null(column[name], 0).to_numpy(zero_copy_only=False)
 
-        ts, kind = numbers("ts"), numbers("kind")
+        ts, kind, event = numbers("ts"), numbers("kind"), numbers("event")
         pages = pc.fill_null(column["is_page_view"], False).to_numpy(zero_copy_only=False)
         live = kind != GONE
         path = column["path"]
         return cls(
-            event=column["event_id"],
             number={
                 "visitor": numbers("visitor"),
+                "event": event,
+                "first_event": event,
                 "ts": ts,
                 "live_ts": ts,
                 "start": ts,
@@ -127,7 +138,6 @@ class _Hits:
                 "counted": kind == FRESH,
             },
             text={
-                "first_id": column["event_id"],
                 "first_path": path,
                 "last_path": path,
                 "first_page": path,
@@ -137,12 +147,11 @@ class _Hits:
         )
 
     def __len__(self) -> int:
-        return len(self.event)
+        return len(self.number["ts"])
 
     def after(self, row: _Hits) -> _Hits:
         """These hits with ``row`` before them."""
         return _Hits(
-            pa.concat_arrays([row.event, self.event]),
             {name: np.concatenate([row.number[name], self.number[name]]) for name in self.number},
             {name: np.concatenate([row.flag[name], self.flag[name]]) for name in self.flag},
             {name: pa.concat_arrays([row.text[name], self.text[name]]) for name in self.text},
@@ -151,18 +160,18 @@ class _Hits:
     def take(self, rows: Any) -> _Hits:
         where = pa.array(rows)
         return _Hits(
-            self.event.take(where),
             {name: values[rows] for name, values in self.number.items()},
             {name: values[rows] for name, values in self.flag.items()},
             _taken(self.text, where),
         )
 
     def distinct(self) -> _Hits:
-        """Without the hits that have time and event id of the one before; the one before takes note of them."""
+        """Without the hits that have time and event of the one before; the one before takes note of them."""
         same = np.zeros(len(self), bool)
-        same[1:] = ~(
-            _changes(self.event) | _different(self.number["visitor"]) | _different(self.number["ts"])
-        )
+        for name in ("event", "ts", "visitor"):
+            same[1:] |= _different(self.number[name])
+        same = ~same
+        same[0] = False
         if not same.any():
             return self
         kept = np.flatnonzero(~same)
@@ -189,11 +198,6 @@ def _taken(columns: Dict[str, Any], where: Any) -> Dict[str, Any]:
 
 def _different(values: Any) -> Any:
     return values[1:] != values[:-1]
-
-
-def _changes(values: Any) -> Any:
-    """For each row but the first: whether it differs from the one before."""
-    return pc.not_equal(values[1:], values[:-1]).to_numpy(zero_copy_only=False)
 
 
 class _Pass:
@@ -297,12 +301,11 @@ class _Pass:
             return None
         number = hits.number
         first_rows = np.searchsorted(activity, np.arange(len(has)))
-        first = pa.array(first_rows[which])
         nothing, no_text = np.zeros(len(which), np.int64), pa.nulls(len(which), pa.string())
         table = pa.table(
             {
                 "visitor": number["visitor"][first_rows[which]],
-                "first_event_id": hits.text["first_id"].take(first),
+                "first_event": number["first_event"][first_rows[which]],
                 "started_at": activities["restates_from"][which],
                 "ended_at": activities["restates_to"][which],
                 **dict.fromkeys(("hits", "page_views", "repeated"), nothing),
@@ -324,8 +327,8 @@ class _Pass:
         text = dict(row.text)
         if not alive:
             number["hits"][:] = 0
-            text["first_id"] = hits.text["first_id"].take(pa.array([begin_row]))
-            return _Hits(row.event, number, flag, text)
+            number["first_event"][:] = hits.number["first_event"][begin_row]
+            return _Hits(number, flag, text)
         session = found.slice(found.num_rows - 1).to_pydict()
         begin = int(starts[-1])
         number["live_ts"][:] = session["ended_at"][0]
@@ -342,14 +345,14 @@ class _Pass:
             number["key"][:] = living.number["key"][first_of_activity + keyed[-1]]
         pages = np.flatnonzero(living.number["pages"][begin:]) + begin
         first = pa.array([begin])
-        text["first_id"] = living.text["first_id"].take(first)
+        number["first_event"][:] = living.number["first_event"][begin]
         text["first_path"] = living.text["first_path"].take(first)
         text["referrer"] = living.text["referrer"].take(first)
         text["last_path"] = living.text["last_path"].take(pa.array([len(living) - 1]))
         if len(pages):
             text["first_page"] = living.text["first_page"].take(pa.array(pages[:1]))
             text["last_page"] = living.text["last_page"].take(pa.array(pages[-1:]))
-        return _Hits(row.event, number, flag, text)
+        return _Hits(number, flag, text)
 
 
 def _key_changes(key: Any, has_key: Any, activity_starts: Any) -> Any:
@@ -401,7 +404,7 @@ def _session_table(hits: _Hits, starts: Any) -> Any:
     return pa.table(
         {
             "visitor": number["visitor"][starts],
-            "first_event_id": text["first_id"].take(first),
+            "first_event": number["first_event"][starts],
             "started_at": number["start"][starts],
             "ended_at": number["live_ts"][ends],
             "hits": count,

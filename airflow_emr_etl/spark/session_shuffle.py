@@ -10,7 +10,7 @@ before, path and referrer not for hits in the middle of what is one session alre
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Iterator, List, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Sequence, Tuple
 
 import numpy as np
 import pyarrow as pa
@@ -27,8 +27,8 @@ HITS = pa.schema(
         *((field.name, field.type) for field in session_pass.INPUT if field.name != "visitor"),
     ]
 )
-"""``visitor_hash`` spreads and groups; two visitors with the same one are told apart. Of equal event ids that with
-the least ``owner`` counts."""
+"""``visitor_hash`` spreads and groups; two visitors with the same one are told apart. Of equal events that with the
+least ``owner`` counts."""
 
 SHARES = pa.schema([("partition_key", pa.int32()), ("hits", pa.binary())])
 
@@ -73,8 +73,7 @@ def unpack(batches: Iterable[Any]) -> Tuple[Any, Iterator[Any]]:
 
 
 def _shares(waiting: List[Any], rules: SessionRules, keys: Sequence[int]) -> Any:
-    table = pa.Table.from_batches(waiting)
-    column = {name: table.column(name).combine_chunks() for name in HITS.names}
+    column = _columns(pa.Table.from_batches(waiting))
     visitor_hash, ts = _numbers(column["visitor_hash"]), _numbers(column["ts"])
     order = _by_visitor_and_time(visitor_hash, ts)
     partition = _partition(visitor_hash[order], len(keys))
@@ -103,6 +102,20 @@ def _shares(waiting: List[Any], rules: SessionRules, keys: Sequence[int]) -> Any
     )
     to = pa.array([keys[place] for place in partition[bounds].tolist()], pa.int32())
     return pa.RecordBatch.from_arrays([to, blobs], schema=SHARES)
+
+
+def _columns(table: Any) -> Dict[str, Any]:
+    """The columns of :data:`HITS`; those that were not sent are the same for every hit."""
+    column = {}
+    for field in HITS:
+        if field.name in table.column_names:
+            column[field.name] = table.column(field.name).combine_chunks().cast(field.type)
+        elif field.name in ("owner", "kind"):
+            same = pa.scalar(session_pass.FRESH if field.name == "kind" else 0, field.type)
+            column[field.name] = pa.repeat(same, table.num_rows)
+        else:
+            column[field.name] = pa.nulls(table.num_rows, field.type)
+    return column
 
 
 def _partition(visitor_hash: Any, count: int) -> Any:
@@ -134,7 +147,7 @@ def _joined(code: Any, ts: Any) -> Any:
 def _ends(first: Any, ts: Any, column: Any, order: Any, rules: SessionRules) -> Any:
     """Whether a hit, or its page, may be the first or last one of a session once all chunks are together.
 
-    Hits of one time count as first and last alike: which of them comes first is decided by their ids, later. A hit
+    Hits of one time count as first and last alike: which of them comes first is decided later, by their hashes. A hit
     that is dropped then as a copy has the same path as the one that stays. None where gone hits forbid the shortcut:
     what they hold together may fall apart.
     """
@@ -180,7 +193,7 @@ def _visitors(column: Any) -> Tuple[Any, Any]:
 
 
 def _order(visitor: Any, column: Any) -> Any:
-    """Row numbers by visitor, time, event id and owner."""
+    """Row numbers by visitor, time, event and owner."""
     ts = _numbers(column["ts"])
     if _fits(visitor, ts):
         joined = _joined(visitor, ts)
@@ -191,41 +204,12 @@ def _order(visitor: Any, column: Any) -> Any:
         order = np.lexsort((ts, visitor))
         same = (ts[order][1:] == ts[order][:-1]) & (visitor[order][1:] == visitor[order][:-1])
     if same.any():
-        _sort_ties(order, same, column["event_id"], _numbers(column["owner"]))
+        rows = np.flatnonzero(np.append(False, same) | np.append(same, False))
+        tied = order[rows]
+        group = np.cumsum(~np.append(False, same)[rows])
+        by = np.lexsort((_numbers(column["owner"])[tied], _numbers(column["event"])[tied], group))
+        order[rows] = tied[by]
     return order
-
-
-def _sort_ties(order: Any, same: Any, event: Any, owner: Any) -> None:
-    """Put rows of one visitor and time into the order of their event ids and owners, in place."""
-    rows = np.flatnonzero(np.append(False, same) | np.append(same, False))
-    tied = order[rows]
-    ids, owners = event.take(pa.array(tied)), owner[tied]
-    group = np.cumsum(~np.append(False, same)[rows])
-    prefix = _prefix(ids)
-    by = np.lexsort((owners, prefix, group))
-    order[rows] = tied[by]
-    ids, prefix, group, owners = ids.take(pa.array(by)), prefix[by], group[by], owners[by]
-    # Ids that agree in their first eight bytes are nearly always the same id.
-    doubtful = (group[1:] == group[:-1]) & (prefix[1:] == prefix[:-1])
-    doubtful &= pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)
-    for number in np.unique(group[1:][doubtful]).tolist():
-        begin, end = np.searchsorted(group, number), np.searchsorted(group, number, side="right")
-        texts = ids[begin:end].to_pylist()
-        places = sorted(range(end - begin), key=lambda at: (texts[at].encode(), owners[begin + at]))
-        order[rows[begin:end]] = order[rows[begin:end]][places]
-
-
-def _prefix(texts: Any) -> Any:
-    """The first eight bytes of each text as a number that sorts as the texts do."""
-    count = len(texts)
-    data = texts.buffers()[2]
-    if data is None or not data.size:
-        return np.zeros(count, np.uint64)
-    offsets = np.frombuffer(texts.buffers()[1], np.int32, count + 1, texts.offset * 4)
-    raw = np.frombuffer(data, np.uint8)
-    places = offsets[:-1, None].astype(np.int64) + np.arange(8)
-    taken = np.where(places < offsets[1:, None], raw[np.minimum(places, len(raw) - 1)], 0)
-    return np.ascontiguousarray(taken.astype(np.uint8)).view(">u8").ravel().astype(np.uint64)
 
 
 def _numbers(array: Any) -> Any:

@@ -91,9 +91,8 @@ def read_source(lines: DataFrame, source: LogSource, max_line_bytes: int) -> Par
         ),
     )
     is_header = F.col("text").startswith(source.comment) if source.comment else F.lit(False)
-    lines = lines.withColumn("text", F.when(~is_header, F.col("text"))).withColumn(
-        "is_header", F.coalesce(is_header, F.lit(False))
-    )
+    lines = lines.withColumn("is_header", F.coalesce(is_header, F.lit(False)))
+    lines = lines.withColumn("text", F.when(~F.col("is_header"), F.col("text")))
     lines = _with_record(lines, source, layouts)
     lines = _with_columns(lines, source)
     return Parsed(
@@ -192,7 +191,11 @@ def _with_record(lines: DataFrame, source: LogSource, layouts: Sequence[_Layout]
                 "missing_fields": nothing,
             }
         )
+    unmatched = F.lit("malformed")
     if source.quote:
+        value, between = _cell_expression(source)
+        unclosed = rf"(?s)^(?:{value}{between})*+\"(?:[^\"\\]*+(?:\\.[^\"\\]*+)*+)\\?+\z"
+        unmatched = F.when(text.rlike(unclosed), "truncated").otherwise("malformed")
         expression, count = _delimited_expression(source)
         lines = lines.withColumn("matched", cells(text, expression, count))
         lines = lines.withColumn(
@@ -215,7 +218,7 @@ def _with_record(lines: DataFrame, source: LogSource, layouts: Sequence[_Layout]
         here = F.col("layout") == number if source.kind == "w3c" else F.lit(True)
         size = F.size("cells")
         at_least = width if source.kind == "w3c" else least
-        why = F.when(F.col("cells").isNull(), "malformed").when(size < at_least, "truncated")
+        why = F.when(F.col("cells").isNull(), unmatched).when(size < at_least, "truncated")
         if source.kind == "w3c":
             why = why.when(size > width, "malformed")
         names = F.lit(None).cast("array<string>")
@@ -256,15 +259,19 @@ def _picked(layout: _Layout) -> Column:
     )
 
 
+def _cell_expression(source: LogSource) -> Tuple[str, str]:
+    """An expression for a cell with its quotes, if it has any, and one for what stands between two."""
+    between = re.escape(source.delimiter)
+    quoted = r"\"(?:[^\"\\]*+(?:(?:\\.|\"\")[^\"\\]*+)*+)\""
+    return rf"(?:{quoted}|(?!\")[^{between}]*+)", between
+
+
 def _delimited_expression(source: LogSource) -> Tuple[str, int]:
     """An expression with a group for each field, where all but the first include the delimiter, and one for the rest.
 
-    Quotes around a value are not part of the group of the value, as long as it has no quote inside.
+    The groups have the quotes in them.
     """
-    between = re.escape(source.delimiter)
-    bare = rf"(?!\")[^{between}]*+"
-    quoted = r"\"(?:[^\"\\]*+(?:(?:\\.|\"\")[^\"\\]*+)*+)\""
-    value = rf"(?:{quoted}|{bare})"
+    value, between = _cell_expression(source)
     nested = rf"((?:{between}.*+)?+)"
     for _ in source.record_fields[1:]:
         nested = rf"(?:({between}{value}){nested})?+"
@@ -328,8 +335,8 @@ def _with_columns(lines: DataFrame, source: LogSource) -> DataFrame:
         lines, parts = split_request(lines, "text_request")
         columns.update({name: _either(columns.get(name), part) for name, part in parts.items()})
     if "url" in texts:
-        target = F.regexp_replace(F.regexp_replace("text_url", access_log.ABSOLUTE_URI, ""), "#.*", "")
-        lines = lines.withColumn("url_target", target)
+        relative = F.regexp_replace(F.regexp_replace("text_url", access_log.ABSOLUTE_URI, ""), "#.*", "")
+        lines = lines.withColumn("url_target", relative)
         path = F.substring_index("url_target", "?", 1)
         query = F.expr("substring(url_target, char_length(substring_index(url_target, '?', 1)) + 2)")
         site = F.lower(F.regexp_extract("text_url", access_log.URI_HOST, 1))

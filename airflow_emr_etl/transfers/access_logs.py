@@ -42,8 +42,8 @@ class IngestLogsOperator(BaseOperator):
     Every file is read through once before anything is copied: an archive (gzip, bzip2, zstd) that is damaged
     raises ``CorruptInputError``, no file at all raises ``MissingInputError``; both before a cluster is paid for. The
     copy itself happens on S3's side. An archive is stored under a name that says so (``.gz``, ``.bz2``, ``.zst``)
-    and nothing else is, because Spark goes by the name. What earlier tries left in the destination and the source no longer has
-    is deleted.
+    and nothing else is, because Spark goes by the name. What earlier tries left in the destination and the source
+    no longer has is deleted.
 
     Returns ``{"files", "lines", "bytes", "empty_files", "path", "objects"}``: lines are ends of line, and
     one more for a last line without; bytes are stored bytes; ``objects`` holds the same for each file.

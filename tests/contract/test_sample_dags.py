@@ -27,4 +27,5 @@ def test_the_cluster_comes_up_after_the_logs_are_whole_and_goes_down_whatever_ha
     for load in ("load_events", "load_sessions", "load_daily_traffic", "load_quarantine_counts"):
         assert "check" in dag.get_task(load).upstream_task_ids
         assert "cluster_down" not in dag.get_task(load).get_flat_relative_ids(upstream=True)
+    assert dag.max_active_runs == 1, "nights are sessionized and loaded in turn"
     assert dag.get_task("build_marts").upstream_task_ids == {"load_events", "load_sessions"}

@@ -51,7 +51,6 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of the generator.")] = 7,
     state: Annotated[Path, typer.Option(help="State folder of local AWS.")] = Path(".local"),
     dags: Annotated[Path, typer.Option(help="Folder of the DAG files.")] = Path("dags"),
-    workers: Annotated[int, typer.Option(min=1, max=8, help="Days that run at the same time.")] = 2,
     record: Annotated[Path | None, typer.Option(help="Also draw the end of it into this SVG file.")] = None,
 ) -> None:
     """Run the clickstream pipeline on local AWS, once for each day, and say what came of it."""
@@ -60,7 +59,7 @@ def demo(
         console.width = 110  # a file or a pipe has no width of its own
     end_on_signals()
     try:
-        succeeded = _demo(console, logs, lines, days, seed, state, dags, workers, record)
+        succeeded = _demo(console, logs, lines, days, seed, state, dags, record)
     except (EmrEtlError, OSError) as error:
         console.print(f"[red]emr-etl demo:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
@@ -76,7 +75,6 @@ def _demo(
     seed: int,
     state: Path,
     dags: Path,
-    workers: int,
     record: Path | None,
 ) -> bool:
     from airflow_emr_etl.cli.airflow_home import AirflowHome
@@ -123,7 +121,7 @@ def _demo(
         )
         runs_folder = folder / "runs" / datetime.now().astimezone().strftime("%Y%m%dT%H%M%S")
         with phases.phase("DAG runs"):
-            runs = run_days(home, found, dag_id=DAG_ID, folder=runs_folder, console=console, workers=workers)
+            runs = run_days(home, found, dag_id=DAG_ID, folder=runs_folder, console=console)
         with phases.phase("summary"):
             outcome = collect(
                 runs,

@@ -26,14 +26,14 @@ from airflow_emr_etl.models.batch import Batch
 from airflow_emr_etl.models.manifest import FILE_NAME, Accounting, Manifest
 from airflow_emr_etl.models.session_rules import CUTS, SessionRules
 from airflow_emr_etl.spark import columns, storage
-from airflow_emr_etl.spark.arguments import job_parser, whole_number
+from airflow_emr_etl.spark.arguments import job_parser, or_none, whole_number
 from airflow_emr_etl.spark.batch_catalog import BatchCatalog
 from airflow_emr_etl.spark.dataset import Dataset, read_manifest
 from airflow_emr_etl.spark.day_behaviour import DayBehaviour
 from airflow_emr_etl.spark.neighbours import Neighbours
 from airflow_emr_etl.spark.robots import BehaviourRules
 from airflow_emr_etl.spark.session import job_session
-from airflow_emr_etl.spark.session_engine import sessions_of
+from airflow_emr_etl.spark.session_engine import event_hash, sessions_of
 
 NAME = "clickstream_sessionize"
 
@@ -54,8 +54,15 @@ def parse_arguments(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 def add_rules(parser: argparse.ArgumentParser) -> None:
     """The options that say what a session is, for :func:`rules_of`."""
     parser.add_argument("--inactivity-minutes", type=whole_number, default=30)
-    parser.add_argument("--max-minutes", type=whole_number, help="no session is longer than this")
-    parser.add_argument("--cut-at-midnight", metavar="ZONE", help="end sessions at midnight, such as UTC")
+    parser.add_argument(
+        "--max-minutes", type=or_none(whole_number), help="no session is longer than this; none: no limit"
+    )
+    parser.add_argument(
+        "--cut-at-midnight",
+        type=or_none(str),
+        metavar="ZONE",
+        help="end sessions at midnight of a time zone such as UTC; none: let them go on",
+    )
     parser.add_argument(
         "--cut-on", action="append", default=[], choices=CUTS, help="what begins a session; repeatable"
     )
@@ -348,24 +355,15 @@ class _Run:
 
 def _narrow(events: DataFrame, rules: SessionRules, kind: Union[int, Column]) -> DataFrame:
     """What the engine needs of events: no other column goes through its shuffle."""
-    key, day = F.lit(None).cast("bigint"), F.lit(None).cast("int")
+    columns_ = [F.col(name) for name in ("visitor_id", "ts", "event_id", "is_page_view", "path", "referrer")]
+    columns_.append(F.col("owner").cast("int").alias("owner"))
+    columns_.append(F.lit(kind).cast("tinyint").alias("kind"))
     if rules.cut_on:
-        key = _cut_key(rules.cut_on)
+        columns_.append(_cut_key(rules.cut_on).alias("cut_key"))
     if rules.midnight_zone is not None:
-        local = F.from_utc_timestamp("ts", rules.midnight_zone)
-        day = F.datediff(F.to_date(local), F.lit("1970-01-01").cast("date"))
-    return events.select(
-        "visitor_id",
-        "ts",
-        "event_id",
-        F.col("owner").cast("int").alias("owner"),
-        F.lit(kind).cast("tinyint").alias("kind"),
-        "is_page_view",
-        "path",
-        "referrer",
-        key.alias("cut_key"),
-        day.alias("cut_day"),
-    )
+        local = F.to_date(F.from_utc_timestamp("ts", rules.midnight_zone))
+        columns_.append(F.datediff(local, F.lit("1970-01-01").cast("date")).alias("cut_day"))
+    return events.select(*columns_)
 
 
 def _cut_key(cut_on: Collection[str]) -> Column:
@@ -396,12 +394,13 @@ def _with_sessions(events: Sequence[DataFrame], found: DataFrame, day: date) -> 
     marks = found.where(~F.col("retracted")).select(
         "visitor_id",
         F.col("started_at").alias("ts"),
-        F.col("first_event_id").alias("event_id"),
+        F.col("first_event").alias("event_hash"),
         F.lit(-1).alias("owner"),
         F.struct("session_id", "restates_to").alias("mark"),
     )
-    rows = reduce(DataFrame.unionByName, events).unionByName(marks, allowMissingColumns=True)
-    in_order = Window.partitionBy("visitor_id").orderBy("ts", "event_id", "owner")
+    hits = reduce(DataFrame.unionByName, events).withColumn("event_hash", event_hash())
+    rows = hits.unionByName(marks, allowMissingColumns=True)
+    in_order = Window.partitionBy("visitor_id").orderBy("ts", "event_hash", "owner")
     so_far = in_order.rowsBetween(Window.unboundedPreceding, Window.currentRow)
     before = F.lag(F.struct("ts", "event_id", F.col("mark").isNull().alias("is_event"))).over(in_order)
     return (

@@ -46,6 +46,9 @@ SESSIONS = {
     "hits": "bigint",
     "page_views": "bigint",
     "dt": "date",
+    "restates_from": "timestamp",
+    "restates_to": "timestamp",
+    "retracted": "boolean",
 }
 TRAFFIC = {"dt": "date", "hits": "bigint", "sessions": "bigint"}
 REDSHIFT = {
@@ -53,6 +56,7 @@ REDSHIFT = {
     "timestamp": "TIMESTAMP",
     "smallint": "SMALLINT",
     "bigint": "BIGINT",
+    "boolean": "BOOLEAN",
     "date": "DATE",
 }
 
@@ -85,6 +89,9 @@ def session_row(number: int, **changes: Any) -> dict[str, Any]:
         "hits": 2,
         "page_views": 1,
         "dt": DAY,
+        "restates_from": MORNING,
+        "restates_to": MORNING,
+        "retracted": False,
     }
     return {**good, **changes}
 
@@ -252,18 +259,20 @@ MESSY = [
     event(2, status=999),
     event(3, status=499, ts=MORNING - datetime.timedelta(days=1)),
 ]
+BEFORE = MORNING - datetime.timedelta(days=1)
+GONE = session_row(2, hits=0, page_views=0, retracted=True)
 
 
 def test_job_passes_messy_but_sound_data(lake: Lake, capsys: pytest.CaptureFixture[str]) -> None:
     result = lake.run(
-        lake.add("events", EVENTS, MESSY),
-        lake.add("sessions", SESSIONS, [session_row(0), session_row(1)]),
-        lake.add("daily_traffic", TRAFFIC, [{"dt": DAY, "hits": 4, "sessions": 2}]),
+        lake.add("events", EVENTS, [*MESSY, event(4, session_id="s1", ts=BEFORE, dt=BEFORE.date())]),
+        lake.add("sessions", SESSIONS, [session_row(0, hits=4), session_row(1, hits=1), GONE]),
+        lake.add("daily_traffic", TRAFFIC, [{"dt": DAY, "hits": 5, "sessions": 2}]),
     )
     assert result.passed
     assert {name: dataset.rows for name, dataset in result.datasets.items()} == {
-        "events": 4,
-        "sessions": 2,
+        "events": 5,
+        "sessions": 3,
         "daily_traffic": 1,
     }
     assert [(entry.id, entry.unexpected_count) for entry in result.failed("warning")] == [
@@ -284,7 +293,7 @@ def test_job_reports_broken_data_and_still_ends_well(lake: Lake) -> None:
         lake.add(
             "events",
             EVENTS,
-            [*MESSY, event(0), event(9, session_id=None, bytes=-1), event(8, dt=datetime.date(2026, 1, 6))],
+            [*MESSY, event(0), event(9, session_id=None, bytes=-1), event(8, dt=None)],
         ),
         lake.add(
             "sessions",
@@ -301,10 +310,12 @@ def test_job_reports_broken_data_and_still_ends_well(lake: Lake) -> None:
     assert {entry.id for entry in result.failed("critical")} == {
         "events.event_id.column_values_to_be_unique",
         "events.session_id.column_values_to_not_be_null",
-        "events.dt.column_values_to_be_in_set",
+        "events.dt.column_values_to_not_be_null",
+        "events.session_id.in_sessions",
         "events.bytes.column_values_to_be_between",
         "sessions.session_id.column_values_to_be_unique",
-        "sessions.hits.column_values_to_be_between",
+        "sessions.hits.some_unless_retracted",
+        "sessions.started_at.in_what_it_restates",
         "sessions.hits+page_views.column_pair_values_a_to_be_greater_than_b",
         "sessions.ended_at+started_at.column_pair_values_a_to_be_greater_than_b",
         "daily_traffic.table_row_count_to_equal",

@@ -21,6 +21,7 @@ from airflow_emr_etl.models.session_rules import SessionRules
 from airflow_emr_etl.spark import columns
 from airflow_emr_etl.spark.dataset import Dataset, schema
 from airflow_emr_etl.spark.jobs.clickstream_sessionize import sessionize
+from airflow_emr_etl.spark.session_engine import event_hash
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -107,6 +108,10 @@ class World:
             return []
         return [row.asDict() for row in collected(self.spark.read.parquet(*manifest.urls))]
 
+    def _hashes(self, events: set[Event]) -> dict[str, int]:
+        frame = self.spark.createDataFrame([[event_id] for _, _, event_id in events], "event_id string")
+        return {row[0]: row[1] for row in frame.select("event_id", event_hash()).collect()}
+
     def check(self) -> None:
         """The warehouse is what the rules say of all distinct events that there are now."""
         expected, session_of = one_run(
@@ -126,9 +131,11 @@ class World:
         assert all(row["dt"] == row["started_at"].date() for row in self.sessions.values())
 
 
-def one_run(events: set[Event], rules: SessionRules) -> tuple[dict[str, Any], dict[str, str]]:
+def one_run(
+    events: set[Event], hashes: dict[str, int], rules: SessionRules
+) -> tuple[dict[str, Any], dict[str, str]]:
     sessions: list[list[Event]] = []
-    for event in sorted(events, key=lambda event: (event[1], event[0], event[2])):
+    for event in sorted(events, key=lambda event: (event[1], event[0], hashes[event[2]])):
         last = sessions[-1] if sessions else None
         if (
             last is None
@@ -141,7 +148,7 @@ def one_run(events: set[Event], rules: SessionRules) -> tuple[dict[str, Any], di
         sessions[-1].append(event)
     rows, session_of = {}, {}
     for session in sessions:
-        key = digest(session[0][1], session[0][2])
+        key = digest(session[0][1], f"{hashes[session[0][2]] % (1 << 64):X}")
         pages = sum(event_id[0] < "8" for _, _, event_id in session)
         rows[key] = (session[0][1], session[0][0], session[-1][0], len(session), pages)
         session_of.update((event_id, key) for _, _, event_id in session)

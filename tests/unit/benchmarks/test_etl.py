@@ -228,6 +228,7 @@ def document() -> dict[str, Any]:
         "events": 20_000_000,
         "driver_memory": "4g",
         "versions": {"ua-parser": "1.0.2"},
+        "ua_parser_backend": "its regex backend, without a cache",
         "left_out": {"quality_20": "no suite"},
         "machine": {"cores": 2, "python": "3.11.7"},
         "measured_at": "2026-01-05T00:00:00+00:00",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.etl_agents import agent_parts, is_robot
+from benchmarks.etl_agents import agent_parts, backend, is_robot
 from benchmarks.etl_vocabulary import browsers, robots
 
 CHROME = (
@@ -20,3 +20,10 @@ def test_robots_of_the_generator_are_robots_and_browsers_are_not() -> None:
     assert all(is_robot(agent) for agent in robots()[::10])
     assert not any(is_robot(agent) for agent in browsers()[::50])
     assert not is_robot(None)
+
+
+def test_the_backend_is_told_as_it_is() -> None:
+    from ua_parser import parser
+
+    cached = hasattr(parser.resolver, "cache")
+    assert backend().endswith("with a cache" if cached else "without a cache")

@@ -19,6 +19,17 @@ def test_the_arguments_of_the_jobs() -> None:
     assert clickstream_sessionize.parse_arguments(COMMON).inactivity_minutes == 30
 
 
+def test_limits_of_sessions_can_be_left_out_by_a_template() -> None:
+    rules = clickstream_sessionize.parse_arguments(
+        [*COMMON, "--max-minutes", "none", "--cut-at-midnight", "none"]
+    ).rules
+    assert (rules.max_minutes, rules.midnight_zone) == (None, None)
+    rules = clickstream_sessionize.parse_arguments(
+        [*COMMON, "--max-minutes", "600", "--cut-at-midnight", "Europe/Berlin"]
+    ).rules
+    assert (rules.max_minutes, rules.midnight_zone) == (600, "Europe/Berlin")
+
+
 @pytest.mark.parametrize(
     "extra", [["--day", "05.01.2026"], ["--day", "20260105"], ["--expected-lines", "-1"], ["--exp", "1"]]
 )

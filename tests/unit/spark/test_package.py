@@ -75,7 +75,7 @@ import ua_parser
 assert ua_parser.RegexResolver is None
 assert ua_parser.parse("Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Firefox/145.0").user_agent.major == "145"
 print(sys.modules["airflow_emr_etl"].__file__)
-print(sorted(set(sys.modules) & {{"airflow", "pydantic", "boto3", "pandas", "great_expectations", "yaml"}}))
+print(sorted(set(sys.modules) & {{"airflow", "pydantic", "boto3", "pandas", "great_expectations"}}))
 """
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, timeout=120, check=False

@@ -24,7 +24,7 @@ def one_by_one(rows: list[dict[str, Any]], rules: SessionRules) -> list[dict[str
     """The rules as a person would apply them."""
     kept: list[dict[str, Any]] = []
     for row in rows:
-        if kept and all(kept[-1][name] == row[name] for name in ("visitor", "ts", "event_id")):
+        if kept and all(kept[-1][name] == row[name] for name in ("visitor", "ts", "event")):
             kept[-1]["repeated"] += row["kind"] == FRESH
             kept[-1]["fresh"] |= row["kind"] == GONE
         else:
@@ -69,7 +69,7 @@ def one_by_one(rows: list[dict[str, Any]], rules: SessionRules) -> list[dict[str
             found.append(
                 {
                     "visitor": activity[0]["visitor"],
-                    "first_event_id": activity[0]["event_id"],
+                    "first_event": activity[0]["event"],
                     "started_at": activity[0]["ts"],
                     "ended_at": activity[-1]["ts"],
                     **nothing,
@@ -83,7 +83,7 @@ def one_by_one(rows: list[dict[str, Any]], rules: SessionRules) -> list[dict[str
             found.append(
                 {
                     "visitor": session[0]["visitor"],
-                    "first_event_id": session[0]["event_id"],
+                    "first_event": session[0]["event"],
                     "started_at": session[0]["ts"],
                     "ended_at": session[-1]["ts"],
                     "hits": len(session),
@@ -104,7 +104,7 @@ HITS = st.lists(
         {
             "visitor": st.sampled_from([1, 2]),
             "ts": st.integers(0, 200).map(lambda minute: minute * 5 * MINUTE),
-            "event_id": st.sampled_from("pqrst"),
+            "event": st.integers(1, 5),
             "kind": st.sampled_from([KNOWN, FRESH, FRESH, GONE]),
             "is_page_view": st.booleans(),
             "path": st.sampled_from(["/1", "/2", "/3", None]),
@@ -144,19 +144,19 @@ def test_it_finds_what_one_hit_at_a_time_finds(
 ) -> None:
     rows = sorted(
         ({**hit, "cut_day": hit["ts"] // (24 * 60 * MINUTE)} for hit in hits),
-        key=lambda row: (row["visitor"], row["ts"], row["event_id"], row["kind"] == GONE, row["kind"]),
+        key=lambda row: (row["visitor"], row["ts"], row["event"], row["kind"] == GONE, row["kind"]),
     )
     expected = one_by_one(rows, rules)
 
     def order(row: dict[str, Any]) -> Any:
-        return row["visitor"], row["started_at"], row["first_event_id"]
+        return row["visitor"], row["started_at"], row["first_event"]
 
     assert sorted(through(rows, rules, cuts, chunk), key=order) == sorted(expected, key=order)
 
 
 def test_exactly_the_inactivity_is_one_session() -> None:
     rows = [
-        {"visitor": 7, "ts": minute * MINUTE, "event_id": str(minute), "kind": FRESH, "path": "/"}
+        {"visitor": 7, "ts": minute * MINUTE, "event": minute, "kind": FRESH, "path": "/"}
         for minute in (0, 30, 61)
     ]
     found = through(rows, SessionRules(), [], 100)

@@ -127,7 +127,7 @@ def test_a_damaged_bzip2_or_zstd_stops_everything(s3: Any, pack: Any) -> None:
     cut, broken = whole[:-20], whole[:1000] + b"\xff" * 50 + whole[1050:]
     for body in (cut, broken, pack(b"1\n") + b"rubbish"):
         put(s3, bad=body)
-        with pytest.raises(AirflowFailException, match="is a damaged (bzip2|zstd)"):
+        with pytest.raises(AirflowFailException, match=r"is a damaged (bzip2|zstd)"):
             ingest()
     assert lake(s3) == {}
 
