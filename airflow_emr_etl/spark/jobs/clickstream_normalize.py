@@ -26,6 +26,7 @@ from airflow_emr_etl.spark.dataset import Dataset, empty
 from airflow_emr_etl.spark.enrichment import Enrichment
 from airflow_emr_etl.spark.line_parser import MAX_LINE_BYTES
 from airflow_emr_etl.spark.lookup import Lookups
+from airflow_emr_etl.spark.replay import Replay
 from airflow_emr_etl.spark.session import job_session
 from airflow_emr_etl.spark.source_reader import FIELD_TYPES, HEADER, drift_counts, load_source, read_source
 from airflow_emr_etl.spark.sources import BUILT_IN
@@ -35,8 +36,12 @@ NAME = "clickstream_normalize"
 
 def parse_arguments(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = job_parser(NAME, "Turn the raw access logs of one day into events.")
-    parser.add_argument(
-        "--input", required=True, action="append", help="a log file or a folder of them; repeatable"
+    lines = parser.add_mutually_exclusive_group(required=True)
+    lines.add_argument("--input", action="append", help="a log file or a folder of them; repeatable")
+    lines.add_argument(
+        "--replay",
+        metavar="URI",
+        help="the output of an earlier run for this day: its quarantined lines are read again, the rest is kept",
     )
     parser.add_argument("--expected-lines", type=whole_number, help="fail unless this many lines are read")
     add_line_arguments(parser)
@@ -72,13 +77,14 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     try:
         accounting = normalize(
             spark,
-            inputs=arguments.input,
+            inputs=arguments.input or (),
             day=arguments.day,
             output=arguments.output,
             expected_lines=arguments.expected_lines,
             max_line_bytes=arguments.max_line_bytes,
             rules=enrichment.from_arguments(spark, arguments),
             source=load_source(spark, arguments.source, arguments.log_format),
+            replay=arguments.replay,
         )
         for message, count in accounting.drift.items():
             print(f"{NAME}: schema drift: {message} ({count} times)")  # noqa: T201 - the step's stdout
@@ -96,17 +102,24 @@ def normalize(
     max_line_bytes: int = MAX_LINE_BYTES,
     rules: Optional[Enrichment] = None,
     source: Optional[LogSource] = None,
+    replay: Optional[str] = None,
 ) -> Accounting:
     """Run the job in ``spark``; see the module. Raise MissingInputError or AccountingError.
 
-    ``source`` says what the lines look like; None is Common and Combined Log Format.
+    ``source`` says what the lines look like; None is Common and Combined Log Format. ``replay``: the output of an
+    earlier run for the day, whose quarantined lines are read in place of ``inputs``; the outcome is the whole day's.
 
     No manifest is written unless every line is accounted for.
     """
-    files = _input_files(spark, inputs)
-    source = source or load_source(spark)
-    parsed = read_source(_read_lines(spark, files), source, max_line_bytes)
-    lines = parsed.lines.withColumn(
+    source, rules = source or load_source(spark), rules or Enrichment()
+    first = None if replay is None else Replay(spark, replay, day, output, source, rules)
+    files = _input_files(spark, inputs) if first is None else []
+    read = _read_lines(spark, files) if first is None else first.lines()
+    parsed = read_source(read, source, max_line_bytes)
+    lines = parsed.lines
+    if first is not None:
+        lines = lines.withColumn("reason", F.coalesce("was", "reason"))
+    lines = lines.withColumn(
         "line", F.when(F.col("reason").isNotNull(), _prefix(F.col("line"), max_line_bytes))
     )
     lines = lines.drop("value").persist(StorageLevel.MEMORY_AND_DISK)
@@ -123,7 +136,9 @@ def normalize(
     )
     lines_in, headers = sum(row["lines"] for row in splits), sum(row["headers"] for row in splits)
     bad_lines = sum(row["bad"] for row in splits) - headers
-    if expected_lines is not None and lines_in != expected_lines:
+    if first is not None:
+        first.check_read(lines_in, expected_lines)
+    elif expected_lines is not None and lines_in != expected_lines:
         raise AccountingError(
             f"{lines_in} lines were read from {len(files)} files, but the ingest counted {expected_lines}. "
             "A file was added, replaced or cut since then; ingest the day again.",
@@ -140,20 +155,23 @@ def normalize(
         good = _with_own_identity(good)
     good = _with_all_fields(good)
     bad = lines.where(F.col("reason").isNotNull() & (F.col("reason") != HEADER))
-    rules, lookups, filtered = rules or Enrichment(), Lookups(), {}
+    lookups, filtered = Lookups(), {}
     if lines_in > bad_lines + headers:
         internal = enrichment.internal_hosts(good, rules, lookups)
         if internal is not None and rules.drop_internal:
             filtered["internal"] = good.join(internal, "host", "left_semi").count()
             good = good.join(internal, "host", "left_anti")
-        events.write(enrichment.enrich(good, internal, rules, day, lookups))
+        found = enrichment.enrich(good, internal, rules, day, lookups)
+        events.write(found if first is None else first.without_known(found))
     else:
         events.write(empty(spark, columns.NORMALIZED))
-    quarantine.write(
-        _quarantine(bad, _line_numbers(spark, splits, files), day)
-        if bad_lines
-        else empty(spark, columns.QUARANTINE)
-    )
+    if bad_lines:
+        numbered = (
+            _numbered(bad, _line_numbers(spark, splits, files)) if first is None else first.numbered(bad)
+        )
+        quarantine.write(_quarantine(numbered, day))
+    else:
+        quarantine.write(empty(spark, columns.QUARANTINE))
 
     inside = (F.col("ts") >= F.lit(day.isoformat()).cast("timestamp")) & (
         F.col("ts") < F.lit((day + timedelta(days=1)).isoformat()).cast("timestamp")
@@ -181,18 +199,25 @@ def normalize(
         lines_in=lines_in,
         valid=sum(file.record_count for file in event_files),
         quarantined=by_reason,
-        delivered_twice=_get(seen, "dropped") + _get(dropped, "dropped"),
+        delivered_twice=_get(seen, "dropped")
+        + _get(dropped, "dropped")
+        + (0 if first is None else first.already),
         repeated=_get(seen, "repeated"),
         filtered=filtered,
         bots=_get(seen, "bots"),
         page_views=_get(seen, "page_views"),
         files=len(files),
-        empty_files=len(files) - len({row["file"] for row in splits}),
+        empty_files=len(files) - len({row["file"] for row in splits}) if first is None else 0,
         outside_day=_get(seen, "outside_day"),
         headers=headers,
         drift={**(drift_counts(lines) if source.drifts else {}), **parsed.file_drift},
     )
     accounting.check()
+    if first is not None:
+        accounting = first.whole_day(accounting)
+        event_files = [*first.events.entries, *event_files]
+        accounting.check()
+        first.release()
 
     rows = [(day, reason, number) for reason, number in sorted(by_reason.items())]
     frame = spark.createDataFrame(rows, "dt date, reason string, lines bigint")
@@ -289,11 +314,14 @@ def _after_scheme(uri: str) -> str:
     return re.sub("^[A-Za-z][A-Za-z0-9+.-]*:", "", uri).lstrip("/")
 
 
-def _quarantine(bad: DataFrame, line_numbers: DataFrame, day: date) -> DataFrame:
+def _numbered(bad: DataFrame, line_numbers: DataFrame) -> DataFrame:
+    numbered = bad.join(F.broadcast(line_numbers), ["file", "split"])
+    return numbered.withColumn("line_number", F.col("position") + F.col("shift"))
+
+
+def _quarantine(numbered: DataFrame, day: date) -> DataFrame:
     """The quarantined lines that count, each with its own line number, in the file that has most of the line."""
     copies = F.count(F.lit(1))
-    numbered = bad.join(F.broadcast(line_numbers), ["file", "split"])
-    numbered = numbered.withColumn("line_number", F.col("position") + F.col("shift"))
     same_line = Window.partitionBy("key")
     return (
         numbered.withColumn("in_file", copies.over(Window.partitionBy("key", "file")))
