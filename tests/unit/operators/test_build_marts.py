@@ -1,4 +1,4 @@
-"""The decisions of a build, without a warehouse. With one: tests/integration/local_redshift/test_marts.py."""
+"""The decisions of a build, without a warehouse. With one: tests/integration/local_redshift/test_mart_tables.py."""
 
 from __future__ import annotations
 
