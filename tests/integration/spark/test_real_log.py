@@ -7,11 +7,14 @@ from typing import Any
 
 import duckdb
 import pytest
+from integration.spark.nights import Nights, late_and_twice
 
 from airflow_emr_etl.clickstream.split import split_logs
 from airflow_emr_etl.models.manifest import Manifest
+from airflow_emr_etl.spark.enrichment import Enrichment
 from airflow_emr_etl.spark.jobs.clickstream_normalize import normalize
 from airflow_emr_etl.spark.jobs.clickstream_sessionize import sessionize
+from airflow_emr_etl.spark.robots import BehaviourRules
 
 pytestmark = pytest.mark.spark
 
@@ -100,3 +103,29 @@ def test_sessions(outcome: Any, database: Any) -> None:
     sql = "SELECT started_at::TIMESTAMP, ended_at::TIMESTAMP, hits FROM {} ORDER BY 1, 2, 3"
     assert ours(outcome[0], "sessions", sql) == expected
     assert sum(a.sessions for a in outcome[1].values()) == len(expected)
+
+
+def test_night_by_night_is_one_run(spark: Any, real_log: Path, tmp_path: Path) -> None:
+    """Four nights with late lines and lines that come twice, and a fifth with what is left."""
+    # Robots by behaviour are those of a batch; their page views would follow the batches.
+    rules = Enrichment(robot_rules=BehaviourRules(behaviours=()))
+    split = split_logs([real_log], tmp_path / "days")
+    days = {day: {path.name: path.read_bytes() for path in files} for day, files in split.outputs.items()}
+    whole = Nights(spark, tmp_path / "whole")
+    whole.run(
+        min(days),
+        {f"{day}-{name}": data for day, files in days.items() for name, data in files.items()},
+        rules=rules,
+    )
+
+    nights = Nights(spark, tmp_path / "nights")
+    accounts = [nights.run(day, files, rules=rules) for day, files in late_and_twice(days).items()]
+
+    assert len(accounts) == 5
+    # Every line was in a batch, and those that were in two count in one.
+    again = sum(account.lines_in for account in accounts) - 10_000
+    assert again > 400
+    assert sum(account.delivered_twice for account in accounts) == again
+    assert sum(account.valid for account in accounts) == 9_999
+    assert all(account.outside_day > 20 for account in accounts[1:]), "nothing was late"
+    assert nights.stated() == whole.stated()
