@@ -297,7 +297,7 @@ def spark_marts(spark: Any, pipeline: Pipeline, folder: Path) -> dict[str, list[
 
 
 @pytest.mark.spark
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_night_by_night_in_the_warehouse_is_one_run_of_spark_over_everything(
     loader: Any, spark: Any, tmp_path: Path, seed: int
 ) -> None:

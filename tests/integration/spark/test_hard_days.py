@@ -142,6 +142,7 @@ def gate(nights: Nights, output: Path) -> GateResult:
     return quality_gate.gate(str(SUITE), data, str(nights.step("gate")))
 
 
+@pytest.mark.slow
 def test_a_day_of_broken_drifted_and_late_lines(spark: SparkSession, tmp_path: Path) -> None:
     traffic = hard_traffic(Random(4))
     lines = len(traffic.lines[SECOND])
@@ -195,6 +196,7 @@ def with_a_fault(nights: Nights, day: date, normalized: Path) -> Path:
     return output
 
 
+@pytest.mark.slow
 def test_a_broken_invariant_stops_at_the_gate_and_is_mended(spark: SparkSession, tmp_path: Path) -> None:
     visits = list(people(Random(9)))
     files: dict[date, dict[str, bytes]] = {}

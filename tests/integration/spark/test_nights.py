@@ -23,6 +23,7 @@ FIRST = date(2026, 1, 5)
 BY_NAME = Enrichment(robot_rules=BehaviourRules(behaviours=()))
 
 
+@pytest.mark.slow
 def test_generated_days(spark: SparkSession, tmp_path: Path) -> None:
     days = list(generate(FIRST, 3, lines=1_500, seed=23))
     whole = Nights(spark, tmp_path / "whole")

@@ -105,6 +105,7 @@ def test_sessions(outcome: Any, database: Any) -> None:
     assert sum(a.sessions for a in outcome[1].values()) == len(expected)
 
 
+@pytest.mark.slow
 def test_night_by_night_is_one_run(spark: Any, real_log: Path, tmp_path: Path) -> None:
     """Four nights with late lines and lines that come twice, and a fifth with what is left."""
     # Robots by behaviour are those of a batch; their page views would follow the batches.

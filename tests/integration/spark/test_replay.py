@@ -97,6 +97,7 @@ def test_replay_is_a_run_that_never_failed(spark: SparkSession, tmp_path: Path) 
     assert rows(spark, tmp_path / "again", "quarantine") == rows(spark, tmp_path / "replayed", "quarantine")
 
 
+@pytest.mark.slow
 def test_a_day_in_two_formats(spark: SparkSession, normalize_files: Any, tmp_path: Path) -> None:
     """A server that was updated at noon: no source reads both halves, a replay puts them together."""
     old = [f'h{n} - - [05/Jan/2026:10:00:{n:02} +0000] "GET /{n} HTTP/1.1" 200 1'.encode() for n in range(9)]

@@ -190,6 +190,7 @@ NOON = datetime.combine(DAY, time(12))
 MINUTE = timedelta(minutes=1)
 
 
+@pytest.mark.slow
 def test_a_day_that_arrives_in_parts_is_one_batch(streamed: Streamed) -> None:
     files = dict(generate_day(DAY, lines=1200, seed=11).files)
     names = sorted(files)
@@ -213,6 +214,7 @@ def test_a_day_that_arrives_in_parts_is_one_batch(streamed: Streamed) -> None:
     assert len(list((streamed.output / "catalog").glob("*.json"))) == 4
 
 
+@pytest.mark.slow
 def test_what_counts_once_and_who_is_a_robot_is_found_across_arrivals(streamed: Streamed) -> None:
     twice = log_line(NOON, "/twice")
     broken = b"no log line at all\n"
@@ -251,6 +253,7 @@ def test_what_counts_once_and_who_is_a_robot_is_found_across_arrivals(streamed: 
     assert found.total("delivered_twice") == 5
 
 
+@pytest.mark.slow
 def test_files_are_of_the_day_of_their_folder(spark: SparkSession, tmp_path: Path) -> None:
     streamed = Streamed(spark, tmp_path, day=None)
     midnight = datetime.combine(date(2026, 1, 6), time())
