@@ -92,6 +92,7 @@ def test_generated_days_twice_without_java(tmp_path: Path) -> None:
     assert processes_of(state) == [], "nothing is left running"
 
 
+@pytest.mark.slow  # four nights, one after the other; tests/integration/spark/test_real_log.py has their counts
 @pytest.mark.spark
 def test_the_real_log_gives_the_counts_of_sql_over_the_file(real_log: Path, tmp_path: Path) -> None:
     state, environment = tmp_path / "state", dict(os.environ)
