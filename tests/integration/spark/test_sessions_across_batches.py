@@ -114,9 +114,8 @@ class World:
 
     def check(self) -> None:
         """The warehouse is what the rules say of all distinct events that there are now."""
-        expected, session_of = one_run(
-            {event for events in self.batches.values() for event in events}, self.rules
-        )
+        everything = {event for events in self.batches.values() for event in events}
+        expected, session_of = one_run(everything, self._hashes(everything), self.rules)
         found = {
             key: (row["visitor_id"], row["started_at"], row["ended_at"], row["hits"], row["page_views"])
             for key, row in self.sessions.items()
