@@ -272,8 +272,12 @@ def spark_marts(spark: Any, pipeline: Pipeline, folder: Path) -> dict[str, list[
 
     loader = pipeline.loader
     manifests = {}
-    for table, rows in ((EVENTS, pipeline.events), (SESSIONS, pipeline.sessions)):
-        uri = loader.write(table, "whole", list(rows.values()), partition="2026-01-06")
+    sessions = [
+        {**row, "restates_from": row["started_at"], "restates_to": row["ended_at"], "retracted": False}
+        for row in pipeline.sessions.values()
+    ]
+    for table, rows in ((EVENTS, list(pipeline.events.values())), (SESSIONS, sessions)):
+        uri = loader.write(table, "whole", rows, partition="2026-01-06")
         text = (loader.local.objects / uri.removeprefix("s3://")).read_text()
         manifests[table.table_name] = folder / f"{table.table_name}.json"
         manifests[table.table_name].write_text(text.replace("s3://", f"{loader.local.objects}/"))
