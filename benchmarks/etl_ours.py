@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_emr_etl.models.manifest import FILE_NAME
+from airflow_emr_etl.spark.dataset import PARQUET_OPTIONS
 from airflow_emr_etl.spark.session import configure
 from benchmarks.etl_data import DAY
 from benchmarks.etl_process import Laps, arguments, report
@@ -16,11 +18,6 @@ if TYPE_CHECKING:
     import argparse
 
     from pyspark.sql import DataFrame, SparkSession
-
-EVENTS = (
-    "event_id string, ts timestamp, visitor_id string, path string, query string, referrer string, "
-    "user_agent string, status smallint, bytes bigint, is_page_view boolean"
-)
 
 MARTS = ("page_views", "user_days", "users", "daily_traffic", "funnels", "entry_pages", "exit_pages")
 """Of our marts. ``user_days`` is what ``users`` are made of; the plain PySpark makes them of sessions."""
@@ -36,19 +33,21 @@ def main() -> None:
 
 
 def sessions(spark: SparkSession, chosen: argparse.Namespace) -> None:
-    events = spark.read.schema(EVENTS).parquet(chosen.input)
-    sessions_of(events).write.parquet(chosen.output)
+    sessions_of(spark, chosen.input).write.options(**PARQUET_OPTIONS).parquet(chosen.output)
 
 
-def sessions_of(events: DataFrame) -> DataFrame:
-    """The sessions of ``events``, some of which are there twice. What the jobs do with theirs, and nothing else."""
+def sessions_of(spark: SparkSession, folder: str) -> DataFrame:
+    """The sessions of events, some of which are there twice. What the jobs do with theirs, and nothing else."""
+    from pyarrow import parquet
+
     from airflow_emr_etl.models.session_rules import SessionRules
-    from airflow_emr_etl.spark import session_engine
+    from airflow_emr_etl.spark.session_engine import HitFiles, sessions_of
 
+    files = sorted(Path(folder).glob("*.parquet"))
     # The jobs know the number from the manifest; here it comes from the files' footers.
-    rows = events.count()
-    needed = events.select("visitor_id", "ts", "event_id", "is_page_view", "path")
-    found = session_engine.sessions_of(needed, SessionRules(), rows=rows)
+    rows = sum(parquet.read_metadata(file).num_rows for file in files)
+    hits = HitFiles(spark, [f"file://{file}" for file in files], referrer=False)
+    found = sessions_of([hits], SessionRules(), rows=rows)
     return found.select(
         "session_id",
         "visitor_id",

@@ -14,6 +14,13 @@ from airflow_emr_etl.models import manifest as manifests
 from airflow_emr_etl.models.manifest import Accounting, Column, Manifest, ManifestEntry
 from airflow_emr_etl.spark import storage
 
+PARQUET_OPTIONS = {
+    # They have more values than a dictionary holds: to begin one, and give it up, is work for nothing.
+    f"parquet.enable.dictionary#{name}": "false"
+    for name in ("event_id", "visitor_id", "session_id")
+}
+"""How files are written."""
+
 _SPARK_TYPES = {
     "TIMESTAMP": "timestamp",
     "DATE": "date",
@@ -72,7 +79,7 @@ class Dataset:
         """
         storage.delete(self.spark, self.manifest_uri)
         typed = rows.select(*(F.col(c.name).cast(spark_type(c.type)).alias(c.name) for c in self.columns))
-        typed.write.mode("overwrite").parquet(self.data_folder)
+        typed.write.mode("overwrite").options(**PARQUET_OPTIONS).parquet(self.data_folder)
 
     def measure(self, *sums: SparkColumn) -> Tuple[List[ManifestEntry], Row]:
         """The files with their rows, and ``sums`` over all rows; both read back from what is really there."""

@@ -16,6 +16,9 @@ from pyspark.sql import functions as F
 MOST_BROADCAST_ROWS = 1_000_000
 """Of more answers than that, a broadcast would burden the driver and each executor; Spark chooses the join then."""
 
+LEAST_TASKS = 16
+"""Enough to spread the asking, and few enough that tasks which ask nothing cost nothing."""
+
 Answer = Callable[[str], Optional[Sequence[Optional[str]]]]
 """One value to the texts of the answer's columns, in their order; None leaves the value out of the table."""
 
@@ -28,6 +31,8 @@ def ask(values: DataFrame, make_answer: Callable[[], Answer], names: Sequence[st
     [value] = values.columns
     all_names = [value, *names]
     schema = ", ".join(f"{name} string" for name in all_names)
+    # What finds distinct values has a fixed number of tasks, and each would start the library.
+    values = values.coalesce(max(LEAST_TASKS, values.sparkSession.sparkContext.defaultParallelism))
 
     def rows(texts: Iterable[str], answer: Answer) -> Iterator[Tuple[Optional[str], ...]]:
         for text in texts:

@@ -7,61 +7,128 @@ Python worker's memory on a laptop as on a hundred nodes; only the number of par
 from __future__ import annotations
 
 import importlib.util
-from typing import Any, Dict, Iterable, Iterator, List, Optional
+from functools import reduce
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from airflow_emr_etl.exceptions import ConfigurationError
+from airflow_emr_etl.models.manifest import ManifestEntry
 from airflow_emr_etl.models.session_rules import SessionRules
 
 HITS_A_PARTITION = 1_000_000
 """Some 150 MB in a Python worker."""
 
 
-def sessions_of(
-    events: DataFrame, rules: SessionRules, rows: Optional[int] = None, known: bool = False
-) -> DataFrame:
-    """The sessions of ``events``: ``session_pass.OUTPUT`` with times, and ``session_id``.
+class Hits:
+    """Hits of one source on their way to :func:`sessions_of`.
 
-    ``events`` has visitor_id, ts, event_id, is_page_view, path and, if it matters, referrer; for rules that cut also
-    ``cut_key`` (bigint) or ``cut_day`` (int); with ``known`` also ``owner`` (int) and ``kind`` (tinyint), see
-    session_pass. ``rows``, if known, sizes the partitions. Events of one visitor, time and id count once. Each string
-    that goes to Python costs as much as five numbers, so event ids go as :func:`event_hash`.
+    ``owner`` and ``kind`` are those of all of them; see session_shuffle.HITS and session_pass.
+    """
+
+    def __init__(self, spark: SparkSession, owner: int, kind: int) -> None:
+        self.spark, self.owner, self.kind = spark, owner, kind
+
+    def shares(self, rules: SessionRules, keys: Sequence[int]) -> DataFrame:
+        """Them as ``session_shuffle.SHARES``, for one partition each of ``keys``."""
+        raise NotImplementedError
+
+    def _packed(
+        self, rows: DataFrame, rules: SessionRules, keys: Sequence[int], read: Any = None
+    ) -> DataFrame:
+        owner, kind = self.owner, self.kind
+
+        def packed(batches: Iterable[Any]) -> Iterator[Any]:
+            import pyarrow
+
+            from airflow_emr_etl.spark import session_shuffle
+
+            # Arrow's own gives large blocks back at once, and most of the time goes into getting them again.
+            pyarrow.set_memory_pool(pyarrow.system_memory_pool())
+            hits = batches if read is None else read(batches)
+            return session_shuffle.pack(hits, rules, keys, owner, kind)
+
+        return rows.mapInArrow(packed, "partition_key int, hits binary")
+
+
+class HitRows(Hits):
+    """The rows of ``events``, which has visitor_id, ts, event_id, is_page_view, path and, if it matters, referrer;
+    for rules that cut also ``cut_key`` (bigint) or ``cut_day`` (int).
+
+    ``owner`` (int) and ``kind`` (tinyint), where it has them, are told hit by hit. Each string that goes to Python
+    costs as much as five numbers, so event ids go as :func:`event_hash`.
+    """
+
+    def __init__(self, events: DataFrame, owner: int = 0, kind: int = 1) -> None:
+        super().__init__(events.sparkSession, owner, kind)
+        self.events = events
+
+    def shares(self, rules: SessionRules, keys: Sequence[int]) -> DataFrame:
+        from airflow_emr_etl.spark import session_shuffle
+
+        columns: List[Column] = []
+        for name in session_shuffle.HITS.names:
+            if name == "event":
+                columns.append(event_hash().alias(name))
+            elif name == "ts":
+                columns.append(F.unix_micros(F.col("ts").cast("timestamp")).alias(name))
+            elif name in self.events.columns:
+                columns.append(F.col(name))
+        return self._packed(self.events.select(*columns), rules, keys)
+
+
+class HitFiles(Hits):
+    """All rows of Parquet files, which Python takes apart itself: the files go there whole, and no row is made.
+
+    Spark reads the bytes, so it is Spark's file system, credentials and retries as ever. For rules without cuts, and
+    for files that a task can hold twice; see :func:`fit`.
+    """
+
+    MOST_BYTES = 256 << 20
+
+    def __init__(
+        self, spark: SparkSession, files: Sequence[str], owner: int = 0, kind: int = 1, referrer: bool = True
+    ) -> None:
+        super().__init__(spark, owner, kind)
+        self.files = files
+        self.texts = ("visitor_id", "path", "referrer") if referrer else ("visitor_id", "path")
+
+    @classmethod
+    def fit(cls, files: Sequence[ManifestEntry], rules: SessionRules) -> bool:
+        """Whether these files can be read so."""
+        cut = bool(rules.cut_on) or rules.midnight_zone is not None
+        return not cut and 0 < max((file.content_length for file in files), default=0) <= cls.MOST_BYTES
+
+    def shares(self, rules: SessionRules, keys: Sequence[int]) -> DataFrame:
+        reader = self.spark.read.format("binaryFile").option("__globPaths__", "false")
+        texts = self.texts
+
+        def read(batches: Iterable[Any]) -> Iterator[Any]:
+            from airflow_emr_etl.spark import session_files
+
+            return session_files.hits_of(batches, texts)
+
+        return self._packed(reader.load(list(self.files)).select("content"), rules, keys, read)
+
+
+def sessions_of(hits: Sequence[Hits], rules: SessionRules, rows: Optional[int] = None) -> DataFrame:
+    """The sessions of ``hits``: ``session_pass.OUTPUT`` with times, and ``session_id``.
+
+    ``rows``, if known, sizes the partitions. Events of one visitor, time and id count once.
     """
     _check_arrow()
-    from airflow_emr_etl.spark import session_pass, session_shuffle
-
-    spark = events.sparkSession
-    keys = partition_keys(spark, partition_count(spark, rows))
-    given = set(events.columns)
-    columns: List[Column] = []
-    for name in session_shuffle.HITS.names:
-        if name == "visitor_hash":
-            column = F.xxhash64("visitor_id")
-        elif name == "event":
-            column = event_hash()
-        elif name == "ts":
-            column = F.unix_micros(F.col("ts").cast("timestamp"))
-        elif name in given and (known or name not in ("owner", "kind")):
-            column = F.col(name)
-        else:
-            continue  # the same for all: not worth sending row by row
-        columns.append(column.alias(name))
-
-    def packed(batches: Iterable[Any]) -> Iterator[Any]:
-        from airflow_emr_etl.spark import session_shuffle
-
-        return session_shuffle.pack(batches, rules, keys)
+    spark = hits[0].spark
+    keys = partition_keys(partition_count(spark, rows))
 
     def found(batches: Iterable[Any]) -> Iterator[Any]:
-        from airflow_emr_etl.spark import session_shuffle
+        from airflow_emr_etl.spark import session_pass, session_shuffle
 
-        names, hits = session_shuffle.unpack(batches)
-        for batch in session_pass.sessions(hits, rules):
+        names, in_order = session_shuffle.unpack(batches)
+        for batch in session_pass.sessions(in_order, rules):
             yield batch.set_column(0, "visitor_id", names.take(batch.column(0)))
 
-    shares = events.select(*columns).mapInArrow(packed, "partition_key int, hits binary")
+    shares = reduce(DataFrame.unionByName, (each.shares(rules, keys) for each in hits))
     out = shares.repartition(len(keys), "partition_key").mapInArrow(found, _schema())
     times = ("started_at", "ended_at", "restates_from", "restates_to")
     return out.withColumns({name: F.timestamp_micros(name) for name in times}).withColumn(
@@ -82,19 +149,32 @@ def partition_count(spark: SparkSession, rows: Optional[int]) -> int:
     return max(cores, -(-rows // HITS_A_PARTITION))
 
 
-def partition_keys(spark: SparkSession, count: int) -> List[int]:
+def partition_keys(count: int) -> List[int]:
     """For each of ``count`` partitions a key that Spark's hash partitioning sends there, and to no other.
 
     Numbers 0, 1, 2 … would collide: some partitions get two of them, and others none.
     """
     found: Dict[int, int] = {}
-    tried, width = 0, 8 * count + 64
+    key = 0
     while len(found) < count:
-        place = F.pmod(F.hash(F.col("id").cast("int")), F.lit(count))
-        for row in spark.range(tried, tried + width, 1, 1).select("id", place.alias("place")).collect():
-            found.setdefault(row["place"], row["id"])
-        tried += width
+        found.setdefault(spark_hash(key) % count, key)
+        key += 1
     return [found[place] for place in range(count)]
+
+
+def spark_hash(value: int) -> int:
+    """Spark's ``hash`` of one INT: Murmur3 for 32 bits with the seed 42, as a signed number."""
+
+    def rotated(word: int, by: int) -> int:
+        return (word << by | word >> (32 - by)) & 0xFFFFFFFF
+
+    mixed = rotated((value & 0xFFFFFFFF) * 0xCC9E2D51 & 0xFFFFFFFF, 15) * 0x1B873593 & 0xFFFFFFFF
+    found = (rotated(42 ^ mixed, 13) * 5 + 0xE6546B64) & 0xFFFFFFFF
+    found ^= 4
+    for factor, shift in ((0x85EBCA6B, 16), (0xC2B2AE35, 13)):
+        found = (found ^ found >> shift) * factor & 0xFFFFFFFF
+    found ^= found >> 16
+    return found - (1 << 32) if found >> 31 else found
 
 
 def _check_arrow() -> None:

@@ -49,33 +49,17 @@ OUTPUT = pa.schema(
         ("entry_path", pa.string()),
         ("exit_path", pa.string()),
         ("referrer", pa.string()),
-        ("repeated", pa.int64()),
         ("restates_from", pa.int64()),
         ("restates_to", pa.int64()),
         ("fresh", pa.bool_()),
         ("retracted", pa.bool_()),
     ]
 )
-"""``repeated``: fresh hits that were there already. ``restates_*``: the activity that the session lies in. ``fresh``:
+"""``restates_*``: the activity that the session lies in. ``fresh``:
 that has a fresh or gone hit. ``retracted``: nothing is left of the activity, and the row only says so."""
 
 CHUNK_ROWS = 1 << 17
-_SESSION = OUTPUT.names[:10]
-_NUMBERS = (
-    "visitor",
-    "event",
-    "first_event",
-    "ts",
-    "live_ts",
-    "start",
-    "begin",
-    "hits",
-    "pages",
-    "repeated",
-    "key",
-    "day",
-)
-_TEXTS = ("first_path", "last_path", "first_page", "last_page", "referrer")
+_SESSION = OUTPUT.names[:9]
 
 
 def sessions(batches: Iterable[Any], rules: SessionRules) -> Iterator[Any]:
@@ -128,14 +112,13 @@ class _Hits:
                 "begin": ts,
                 "hits": live.astype(np.int64),
                 "pages": (pages & live).astype(np.int64),
-                "repeated": np.zeros(len(ts), np.int64),
                 "key": numbers("cut_key"),
                 "day": numbers("cut_day"),
             },
             flag={
                 "has_key": pc.is_valid(column["cut_key"]).to_numpy(zero_copy_only=False) & live,
                 "fresh": kind != KNOWN,
-                "counted": kind == FRESH,
+                "gone": kind == GONE,
             },
             text={
                 "first_path": path,
@@ -166,7 +149,7 @@ class _Hits:
         )
 
     def distinct(self) -> _Hits:
-        """Without the hits that have time and event of the one before; the one before takes note of them."""
+        """Without the hits that have time and event of the one before."""
         same = np.zeros(len(self), bool)
         for name in ("event", "ts", "visitor"):
             same[1:] |= _different(self.number[name])
@@ -176,12 +159,9 @@ class _Hits:
             return self
         kept = np.flatnonzero(~same)
         into = np.cumsum(~same) - 1
-        repeated = self.number["repeated"][kept].copy()
-        np.add.at(repeated, into[same], self.flag["counted"][same].astype(np.int64))
         hits = self.take(kept)
-        hits.number["repeated"] = repeated
         # What this batch has no more and another has is that one's now: its row must be stated by it.
-        gone = same & (self.flag["fresh"] & ~self.flag["counted"])
+        gone = same & self.flag["gone"]
         hits.flag["fresh"] = hits.flag["fresh"].copy()
         hits.flag["fresh"][into[gone]] = True
         return hits
@@ -260,8 +240,8 @@ class _Pass:
         if not last and going.any():
             self.pending.append(found.filter(pa.array(going)))
         empty = self._without_a_hit(hits, activities, activity, alive, len(first_rows) - (0 if last else 1))
-        for sessions_, which in pieces:
-            yield from _stated(sessions_, which, activities)
+        for ended, which in pieces:
+            yield from _table(ended, which, activities, retracted=False).to_batches()
         if empty is not None:
             yield from empty.to_batches()
         if not last:
@@ -308,7 +288,7 @@ class _Pass:
                 "first_event": number["first_event"][first_rows[which]],
                 "started_at": activities["restates_from"][which],
                 "ended_at": activities["restates_to"][which],
-                **dict.fromkeys(("hits", "page_views", "repeated"), nothing),
+                **dict.fromkeys(("hits", "page_views"), nothing),
                 **dict.fromkeys(("entry_path", "exit_path", "referrer"), no_text),
             }
         )
@@ -320,7 +300,7 @@ class _Pass:
         """The last session (or the gone hits) of the last activity as one row."""
         end = np.array([len(hits) - 1])
         row = hits.take(end)
-        number = {name: row.number[name].copy() for name in _NUMBERS}
+        number = {name: values.copy() for name, values in row.number.items()}
         flag = {name: values.copy() for name, values in row.flag.items()}
         number["begin"] = hits.number["begin"][begin_row : begin_row + 1].copy()
         flag["fresh"] = np.array([bool(hits.flag["fresh"][begin_row:].any())])
@@ -335,7 +315,6 @@ class _Pass:
         number["start"][:] = session["started_at"][0]
         number["hits"][:] = session["hits"][0]
         number["pages"][:] = session["page_views"][0]
-        number["repeated"][:] = session["repeated"][0]
         number["day"][:] = living.number["day"][-1]
         # The last campaign of the whole activity: a cut by length does not forget it.
         first_of_activity = len(living) - int((hits.number["hits"][begin_row:] > 0).sum())
@@ -390,9 +369,8 @@ def _session_table(hits: _Hits, starts: Any) -> Any:
     if len(starts):
         page_views = np.add.reduceat(number["pages"], starts)
         count = np.add.reduceat(number["hits"], starts)
-        repeated = np.add.reduceat(number["repeated"], starts)
     else:
-        page_views = count = repeated = np.zeros(0, np.int64)
+        page_views = count = np.zeros(0, np.int64)
     viewed = page_views > 0
     pages = np.flatnonzero(number["pages"])
     first_page = np.searchsorted(pages, starts)
@@ -412,7 +390,6 @@ def _session_table(hits: _Hits, starts: Any) -> Any:
             "entry_path": _either(viewed, text["first_page"], text["first_path"], entry),
             "exit_path": _either(viewed, text["last_page"], text["last_path"], leave),
             "referrer": text["referrer"].take(first),
-            "repeated": repeated,
         }
     )
 
@@ -422,10 +399,6 @@ def _either(viewed: Any, of_page: Any, of_hit: Any, rows: Any) -> Any:
     if of_page is of_hit:
         return of_hit.take(where)
     return pc.if_else(pa.array(viewed), of_page.take(where), of_hit.take(where))
-
-
-def _stated(table: Any, which: Any, activities: Dict[str, Any]) -> Iterator[Any]:
-    yield from _table(table, which, activities, retracted=False).to_batches()
 
 
 def _table(table: Any, which: Any, activities: Dict[str, Any], retracted: bool) -> Any:

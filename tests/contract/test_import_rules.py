@@ -50,7 +50,9 @@ EXCEPTIONS = {
     f"{NAME}.spark.package": {"quality"},  # packs what that program needs
 }
 #: What the workers of a job do with its rows: loaded there, never with the package.
-IN_ARROW = {f"{NAME}.spark.session_pass", f"{NAME}.spark.session_shuffle"}
+IN_ARROW = {
+    f"{NAME}.spark.{name}" for name in ("session_files", "session_pass", "session_shuffle", "xxhash64")
+}
 #: Scripts for spark-submit that run when loaded.
 SCRIPTS = {f"{NAME}.local.spark.class_list_job"}
 

@@ -21,7 +21,6 @@ from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from airflow_emr_etl.exceptions import AccountingError, ConfigurationError, ManifestError
-from airflow_emr_etl.models import access_log
 from airflow_emr_etl.models.batch import Batch
 from airflow_emr_etl.models.manifest import FILE_NAME, Accounting, Manifest
 from airflow_emr_etl.models.session_rules import CUTS, SessionRules
@@ -31,9 +30,10 @@ from airflow_emr_etl.spark.batch_catalog import BatchCatalog
 from airflow_emr_etl.spark.dataset import Dataset, read_manifest
 from airflow_emr_etl.spark.day_behaviour import DayBehaviour
 from airflow_emr_etl.spark.neighbours import Neighbours
+from airflow_emr_etl.spark.referrers import referrer_host
 from airflow_emr_etl.spark.robots import BehaviourRules
 from airflow_emr_etl.spark.session import job_session
-from airflow_emr_etl.spark.session_engine import event_hash, sessions_of
+from airflow_emr_etl.spark.session_engine import HitFiles, HitRows, Hits, event_hash, sessions_of
 
 NAME = "clickstream_sessionize"
 
@@ -214,18 +214,20 @@ class _Run:
         own = normalized.withColumn("owner", F.lit(self.owners[self.name]))
         if self.behaviour is not None:
             own, near = self.behaviour.judged(own, near, self.neighbours.touched)
-        hits = [_narrow(own, self.rules, kind=FRESH)]
+        hits: List[Hits] = []
+        if self.behaviour is None and HitFiles.fit(self.given.entries, self.rules):
+            hits.append(HitFiles(self.spark, self.given.urls, self.owners[self.name], FRESH))
+        else:
+            hits.append(HitRows(_narrow(own, self.rules, kind=FRESH)))
         if near is not None:
             # Hits whose visitor turned out to be a robot, or no robot, are stated anew as well.
             kind: Union[int, Column] = KNOWN
             if self.behaviour is not None:
                 kind = F.when(F.col("turned"), FRESH).otherwise(KNOWN)
-            hits.append(_narrow(near, self.rules, kind=kind))
+            hits.append(HitRows(_narrow(near, self.rules, kind=kind)))
         if gone is not None:
-            hits.append(_narrow(gone.withColumn("owner", F.lit(_NEVER_OWNS)), self.rules, kind=GONE))
-        found = sessions_of(
-            reduce(DataFrame.unionByName, hits), self.rules, rows=self.given.record_count, known=True
-        ).where("fresh")
+            hits.append(HitRows(_narrow(gone.withColumn("owner", F.lit(_NEVER_OWNS)), self.rules, kind=GONE)))
+        found = sessions_of(hits, self.rules, rows=self.given.record_count).where("fresh")
         found = found.persist(StorageLevel.DISK_ONLY)
         self._kept.append(found)
         self.sessions.write(_sessions(found))
@@ -233,7 +235,7 @@ class _Run:
             F.sum("hits").alias("hits"), F.count(F.when(F.col("retracted"), 1)).alias("retracted")
         )
 
-        self.events.write(_with_sessions([own] if near is None else [own, near], found, self.day))
+        self.events.write(_with_sessions([own] if near is None else [own, near], found))
         self.event_files, of_events = self.events.measure(
             F.count(F.when(F.col("dt") == F.lit(self.day), 1)).alias("own")
         )
@@ -380,12 +382,12 @@ def _cut_key(cut_on: Collection[str]) -> Column:
 
 
 def _sessions(found: DataFrame) -> DataFrame:
-    return found.withColumn("referrer_host", _host(F.col("referrer"))).withColumn(
+    return found.withColumn("referrer_host", referrer_host(F.col("referrer"))).withColumn(
         "dt", F.to_date("started_at")
     )
 
 
-def _with_sessions(events: Sequence[DataFrame], found: DataFrame, day: date) -> DataFrame:
+def _with_sessions(events: Sequence[DataFrame], found: DataFrame) -> DataFrame:
     """Add ``session_id``, once for each event id, and leave out what is in no session of ``found``.
 
     Sessions go among the events as marks where they begin, so each event has the id of the last mark before it; the
@@ -417,11 +419,6 @@ def _with_sessions(events: Sequence[DataFrame], found: DataFrame, day: date) -> 
         )
         .withColumn("session_id", F.col("session.session_id"))
     )
-
-
-def _host(uri: Column) -> Column:
-    host = F.lower(F.regexp_extract(uri, access_log.URI_HOST, 1))
-    return F.when(host != "", host)
 
 
 def _get(row: object, name: str) -> int:

@@ -25,10 +25,9 @@ def one_by_one(rows: list[dict[str, Any]], rules: SessionRules) -> list[dict[str
     kept: list[dict[str, Any]] = []
     for row in rows:
         if kept and all(kept[-1][name] == row[name] for name in ("visitor", "ts", "event")):
-            kept[-1]["repeated"] += row["kind"] == FRESH
             kept[-1]["fresh"] |= row["kind"] == GONE
         else:
-            kept.append({**row, "repeated": 0, "fresh": row["kind"] != KNOWN})
+            kept.append({**row, "fresh": row["kind"] != KNOWN})
     activities: list[list[dict[str, Any]]] = []
     for row in kept:
         last = activities[-1][-1] if activities else None
@@ -65,7 +64,7 @@ def one_by_one(rows: list[dict[str, Any]], rules: SessionRules) -> list[dict[str
             "fresh": any(row["fresh"] for row in activity),
         }
         if not sessions:
-            nothing = dict.fromkeys(("hits", "page_views", "repeated"), 0)
+            nothing = dict.fromkeys(("hits", "page_views"), 0)
             found.append(
                 {
                     "visitor": activity[0]["visitor"],
@@ -91,7 +90,6 @@ def one_by_one(rows: list[dict[str, Any]], rules: SessionRules) -> list[dict[str
                     "entry_path": pages[0]["path"],
                     "exit_path": pages[-1]["path"],
                     "referrer": session[0]["referrer"],
-                    "repeated": sum(row["repeated"] for row in session),
                     **of_all,
                     "retracted": False,
                 }

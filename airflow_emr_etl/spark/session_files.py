@@ -1,0 +1,35 @@
+"""Parquet files of normalized events to hits, within Arrow: texts stay the dictionaries that the files have.
+
+Only for whole files, given as bytes. What comes out is what HitRows of session_engine.py would make of their rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Iterable, Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from airflow_emr_etl.spark import session_shuffle
+from airflow_emr_etl.spark.xxhash64 import xxhash64
+
+
+def hits_of(batches: Iterable[Any], texts: Sequence[str]) -> Iterator[Any]:
+    """Batches with the bytes of files in ``content`` to batches of columns of ``session_shuffle.HITS``.
+
+    ``texts``: visitor_id, path and, where it is wanted, referrer.
+    """
+    for batch in batches:
+        for content in batch.column("content"):
+            yield from _of_file(content.as_buffer(), texts)
+
+
+def _of_file(content: Any, texts: Sequence[str]) -> Iterator[Any]:
+    file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=list(texts))
+    wanted = ["event_id", "ts", "is_page_view", *texts]
+    for rows in file.iter_batches(session_shuffle.CHUNK_ROWS, columns=wanted, use_threads=False):
+        columns = {name: rows.column(name) for name in ("is_page_view", *texts)}
+        # First to microseconds: older files count nanoseconds.
+        columns["ts"] = rows.column("ts").cast(pa.timestamp("us", rows.column("ts").type.tz)).cast(pa.int64())
+        columns["event"] = pa.array(xxhash64(rows.column("event_id")))
+        yield pa.RecordBatch.from_pydict(columns)
