@@ -17,8 +17,6 @@ _SETTINGS = {
     # Java compiles no method longer than this; one that is longer is interpreted, row by row, and many times slower.
     # Spark's own choice is to let it be. With this it takes such a stage apart instead.
     "spark.sql.codegen.hugeMethodLimit": "8000",
-    # What is kept between two passes is read once or twice: looking for the best code for it costs more than that.
-    "spark.sql.inMemoryColumnarStorage.compressed": "false",
     # Sizes its own partitions, so one setting serves a laptop and a cluster.
     "spark.sql.adaptive.enabled": "true",
     "spark.sql.adaptive.coalescePartitions.enabled": "true",
