@@ -64,18 +64,24 @@ def read_key(spark: SparkSession, uri: str) -> bytes:
     return key
 
 
-def with_visitor(hits: DataFrame, privacy: Privacy) -> DataFrame:
-    """Add ``visitor_id`` (64 hexadecimal digits) to ``hits``, put ``host`` into the form that is kept, and make
-    ``key``, the identity of the line's bytes, such that nobody can guess the address by it.
-
-    A visitor is who sends the same cookie (``visitor_cookie``, where ``hits`` has it and it is set), otherwise who
-    has the same host and user agent.
-    """
+def visitor_of(hits: DataFrame) -> Column:
+    """A text that says who sent a hit: the same cookie (``visitor_cookie``, where ``hits`` has it and it is set),
+    otherwise the same host and user agent."""
     nothing = F.lit("")
     visitor = F.concat(F.coalesce("host", nothing), F.lit("\n"), F.coalesce("user_agent", nothing))
     if "visitor_cookie" in hits.columns:
         # Two line ends: no host and user agent can say the same.
         visitor = F.coalesce(F.concat(F.lit("\n\n"), "visitor_cookie"), visitor)
+    return visitor
+
+
+def with_visitor(hits: DataFrame, privacy: Privacy) -> DataFrame:
+    """Add ``visitor_id`` (64 hexadecimal digits) to ``hits``, put ``host`` into the form that is kept, and make
+    ``key``, the identity of the line's bytes, such that nobody can guess the address by it.
+
+    See :func:`visitor_of` for who a visitor is.
+    """
+    visitor = visitor_of(hits)
     if privacy.key is None:
         hits = hits.withColumn("visitor_id", F.sha2(visitor, 256))
         return (

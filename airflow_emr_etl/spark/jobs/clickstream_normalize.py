@@ -30,6 +30,7 @@ from airflow_emr_etl.spark.replay import Replay
 from airflow_emr_etl.spark.session import job_session
 from airflow_emr_etl.spark.source_reader import FIELD_TYPES, HEADER, drift_counts, load_source, read_source
 from airflow_emr_etl.spark.sources import BUILT_IN
+from airflow_emr_etl.spark.visitor_privacy import visitor_of
 
 NAME = "clickstream_normalize"
 
@@ -274,12 +275,12 @@ def _prefix(line: Column, length: int) -> Column:
 
 
 def _with_own_identity(events: DataFrame) -> DataFrame:
-    """The identity of an event that has an id of its own is that id and its time, not the bytes of its line.
+    """The identity of an event that has an id of its own is that id, its time and its visitor, not the bytes of its line.
 
     Such an event is one however often it was sent, in one file too; so each of its lines counts as a delivery.
     """
     has_id = F.col("source_event_id").isNotNull()
-    identity = F.concat_ws(":", "source_event_id", F.unix_micros("ts"))
+    identity = F.concat_ws(":", "source_event_id", F.unix_micros("ts"), visitor_of(events))
     return events.withColumns(
         {
             "key": F.when(has_id, F.unhex(F.sha2(identity, 256))).otherwise(F.col("key")),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections import Counter
 from datetime import date, datetime
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from airflow_emr_etl.clickstream.generator import generate_day
 from airflow_emr_etl.exceptions import AccountingError, MissingInputError
 from airflow_emr_etl.models.manifest import Manifest
+from airflow_emr_etl.spark.sources import parse_source
 
 pytestmark = pytest.mark.spark
 
@@ -347,3 +349,16 @@ def test_what_cannot_be_read_fails_and_leaves_no_manifest(
     with pytest.raises(Exception, match=r"(?i)unexpected end|eof|FAILED_READ_FILE"):
         normalize_files({"cut.log.gz": whole[: len(whole) // 2]})
     assert not list(tmp_path.rglob("manifest.json"))
+
+
+def test_an_event_is_told_by_its_id_its_time_and_its_visitor(normalize_files: Any) -> None:
+    source = parse_source(
+        "kind: json_lines\ncolumns: {ts: ts, host: ip, path: path, user_agent: agent, source_event_id: id}\n",
+        "test",
+    )
+    same = {"ts": "2026-01-05T10:00:00Z", "ip": "198.51.100.1", "path": "/", "agent": "A", "id": "e1"}
+    others = [{"ip": "198.51.100.2"}, {"agent": "B"}, {"ts": "2026-01-05T10:00:01Z"}, {"id": "e2"}]
+    lines = [same, {**same, "path": "/again"}, *({**same, **other} for other in others)]
+    day = normalize_files({"a.json": "\n".join(json.dumps(line) for line in lines).encode()}, source=source)
+    assert (day.accounting.valid, day.accounting.delivered_twice) == (5, 1)
+    assert len({row.event_id for row in day.rows("events")}) == 5
