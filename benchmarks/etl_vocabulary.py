@@ -5,9 +5,9 @@ All are plain ASCII without quotes or backslashes, so that JSON and log lines ne
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
+
+from airflow_emr_etl.spark.package_data import read_data
 
 SITE = "https://www.example.com"
 
@@ -122,9 +122,6 @@ def browsers() -> list[str]:
 
 def robots() -> list[str]:
     """User agents of robots: the instances in the package crawler-user-agents that need no escaping."""
-    spec = importlib.util.find_spec("crawleruseragents")
-    if spec is None or spec.origin is None:
-        raise SystemExit("The package crawler-user-agents is missing; `make venv` installs it.")
-    entries = json.loads((Path(spec.origin).parent / "crawler-user-agents.json").read_text(encoding="utf-8"))
+    entries = json.loads(read_data("crawleruseragents", "crawler-user-agents.json", "crawler-user-agents"))
     named = dict.fromkeys(name.strip() for entry in entries for name in entry.get("instances", ()))
     return [name for name in named if name.isascii() and name.isprintable() and not {'"', "\\"} & set(name)]

