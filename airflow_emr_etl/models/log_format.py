@@ -38,6 +38,7 @@ _TIMES = {
     "z": r"(?<z>[+-](?:0\d|1[0-8]):?[0-5]\d|Z)",
     "f": r"(?<f>\d{1,9})",
 }
+_WIDTHS = {"%Y": 4, "%b": 3, "%h": 3, "%B": 3}
 _COMPOUND = {"T": "%H:%M:%S", "F": "%Y-%m-%d", "R": "%H:%M"}
 _VALID_TIMES = "%Y %m %d %e %b %H %M %S %z %f (a fraction), %T, %F, %R, %n, %t and %%"
 
@@ -238,21 +239,41 @@ def _time_piece(directive: _Directive, following: str) -> tuple[str, str | None]
     numbers = {"sec": "epoch_s", "msec": "epoch_ms", "usec": "epoch_us", "msec_frac": "%f", "usec_frac": "%f"}
     if argument in numbers:
         return r"([0-9-]++)", numbers[argument]
+    return f"({_time_shape(argument, following)})", argument
+
+
+def _time_shape(argument: str, following: str) -> str:
+    """Each directive takes all that looks like it; its exact width where it would take of what follows, too."""
+    pieces = re.findall(r"%.|[^%]+|%", argument, re.DOTALL)
     shape = ""
-    for piece in re.split(r"(%.)", argument):
-        if not piece.startswith("%"):
-            shape += re.escape(piece)
-        elif piece == "%z":
-            shape += r"[+-]?[A-Za-z0-9:]++"
-        elif piece in ("%T", "%F", "%R"):
-            shape += r"[0-9:/-]++"
-        elif piece == "%e":
-            shape += "[ 0-9][0-9]"
+    for piece, after in zip(pieces, [*pieces[1:], following]):
+        begins = _begins(after)
+        if piece == "%%" or not piece.startswith("%"):
+            shape += re.escape(piece.replace("%%", "%"))
         elif piece in ("%n", "%t"):
             shape += r"\s++"
-        elif not shape.endswith("]++"):
+        elif piece == "%e":
+            shape += "[ 0-9][0-9]"
+        elif piece == "%z":
+            overlaps = re.search("[A-Za-z0-9:]", begins)
+            shape += "(?:Z|[+-][0-9]{2}:?[0-9]{2})" if overlaps else r"[+-]?[A-Za-z0-9:]++"
+        elif piece in ("%T", "%F", "%R"):
+            overlaps = re.search("[0-9:/-]", begins)
+            shape += _time_shape(_COMPOUND[piece[1]], after) if overlaps else r"[0-9:/-]++"
+        elif not re.search("[A-Za-z0-9]", begins):
             shape += "[A-Za-z0-9]++"
-    return f"({shape})", argument
+        elif piece == "%f":
+            shape += "[0-9]{1,9}+"
+        else:
+            shape += f"[A-Za-z0-9]{{{_WIDTHS.get(piece, 2)}}}"
+    return shape
+
+
+def _begins(piece: str) -> str:
+    """What a piece of a format can begin with, a character of each kind; ``%`` is a directive that is not known."""
+    if piece.startswith("%"):
+        return {"%": "+-0Z", "%z": "+-Z", "%e": " 0", "%n": " ", "%t": " ", "%%": "%"}.get(piece, "0Z")
+    return piece[:1]
 
 
 def _in_class(character: str) -> str:

@@ -316,6 +316,13 @@ def test_a_log_format(read: Any) -> None:
         "/a",
         "b=c",
     )
+    rows = read(
+        [b"h 2026-01-05T10:00:00+0530 200", b"h 2026-01-05T10:00:00-0800 200", b"h 2026-01-05T10:00:00Z 200"],
+        log_format_source("%h %{%Y-%m-%dT%H:%M:%S%z}t %>s"),
+    )
+    assert shown(rows, "ts", "status") == [
+        (at("2026-01-05T04:30"), 200), (at("2026-01-05T18:00"), 200), (at("2026-01-05T10:00"), 200),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("suffix", ["gz", "bz2", "zst"])

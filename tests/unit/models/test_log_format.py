@@ -134,6 +134,44 @@ def test_times_become_iso(form: str, text: str, expected: str | None) -> None:
     assert (found and found.expand(re.sub(r"\$\{(\w+)\}", r"\\g<\1>", time.iso))) == expected
 
 
+@pytest.mark.parametrize(
+    ("form", "time"),
+    [
+        ("%{%Y-%m-%dT%H:%M:%S%z}t", "2026-01-05T10:00:00+0530"),
+        ("%{%Y-%m-%dT%H:%M:%S%z}t", "2026-01-05T10:00:00-08:00"),
+        ("%{%Y-%m-%dT%H:%M:%S%z}t", "2026-01-05T10:00:00Z"),
+        ("%{%Y-%m-%dT%H:%M:%SZ}t", "2026-01-05T10:00:00Z"),
+        ("%{%Y%m%dT%H%M%S%z}t", "20260105T100000Z"),
+        ("%{%FT%T%z}t", "2026-01-05T10:00:00-0800"),
+        ("%{%F-%T}t", "2026-01-05-10:00:00"),
+        ("%{%d%b%YT%R}t", "05Oct2026T10:00"),
+        ("%{%F %T.%f%z}t", "2026-01-05 10:00:00.123Z"),
+        ("%{%Y-%m-%dT%H:%M:%S}tZ", "2026-01-05T10:00:00"),
+        ("%{%zx%F %T}t", "Zx2026-01-05 10:00:00"),
+        ("%{%F %T %%}t", "2026-01-05 10:00:00 %"),
+        ("%{%FT%H:%M:%S%z}t", "2026-13-05T10:61:xx+0530"),  # a bad time is one too
+    ],
+)
+def test_a_directive_leaves_what_follows_it(form: str, time: str) -> None:
+    literal = form.partition("}t")[2]
+    found = ours(f"%h {form} %>s", f"h {time}{literal} 200")
+    assert found is not None
+    assert list(found.values()) == ["h", time, "200"]
+
+
+def test_pieces_of_a_time_without_text_between_are_told_apart() -> None:
+    found = ours("%{%FT%T}t%{%z}t %h", "2026-01-05T10:00:00-0800 h")
+    assert found == {"%{%FT%T}t": "2026-01-05T10:00:00", "%{%z}t": "-0800", "%h": "h"}
+
+
+@pytest.mark.parametrize("form", ["%Y-%m-%dT%H:%M:%S%z", "%Y%m%dT%H%M%S%z", "%FT%T%z"])
+def test_what_looks_like_a_long_time_takes_no_longer_than_it_is(form: str) -> None:
+    # As Java reads it, with its possessive quantifiers.
+    expression = re.compile(compile_log_format(f"%{{{form}}}t %h").expression.replace(r"\z", r"\Z"))
+    for text in ("T" * 100_000, "0" * 100_000, "0T" * 50_000, "0-" * 50_000, "0:" * 50_000):
+        assert expression.match(text) is None
+
+
 @pytest.mark.parametrize("form", ["%H:%M", "%Y-%m-%d", "%Y-%m-%d %H:%M %j", "%Y %Y-%m-%d %H:%M"])
 def test_a_time_format_that_gives_no_time_is_refused(form: str) -> None:
     with pytest.raises(ConfigurationError, match=r"[Vv]alid"):
