@@ -246,7 +246,8 @@ def _time_shape(argument: str, following: str) -> str:
     """Each directive takes all that looks like it; its exact width where it would take of what follows, too."""
     pieces = re.findall(r"%.|[^%]+|%", argument, re.DOTALL)
     shape = ""
-    for piece, after in zip(pieces, [*pieces[1:], following]):
+    for index, piece in enumerate(pieces):
+        after = pieces[index + 1] if index + 1 < len(pieces) else following
         begins = _begins(after)
         if piece == "%%" or not piece.startswith("%"):
             shape += re.escape(piece.replace("%%", "%"))

@@ -85,6 +85,8 @@ class LogSource:
     known_fields: tuple[str, ...] = ()
     """Fields that are expected and not mapped."""
     line_format: LineFormat | None = None
+    page_views: tuple[str, ...] = ()
+    """Names of events (``event_name``) that are page views, of those that are no request."""
 
     @property
     def columns(self) -> list[str]:
@@ -113,7 +115,7 @@ def log_format_source(text: str, zone: str | None = None) -> LogSource:
 
 _KEYS = {
     "kind", "format", "fields", "known_fields", "columns", "time_format", "zone", "required", "defaults", "drift",
-    "delimiter", "quote", "comment", "least_fields", "description",
+    "delimiter", "quote", "comment", "least_fields", "description", "page_views",
 }  # fmt: skip
 
 
@@ -181,6 +183,7 @@ class _Reader:
             if self.document.get("known_fields")
             else (),
             line_format=line_format,
+            page_views=self._page_views(rules),
         )
 
     def _line_format(self) -> LineFormat:
@@ -257,6 +260,13 @@ class _Reader:
             ):
                 raise self._bad(f"defaults.{column} is {defaults[column]!r}, which is no {column}.")
         return {column: str(value) for column, value in defaults.items()}
+
+    def _page_views(self, rules: Mapping[str, FieldRule]) -> tuple[str, ...]:
+        if "page_views" not in self.document:
+            return ()
+        if "event_name" not in {*rules, *self._defaults()}:
+            raise self._bad("page_views are names of events, and columns gives no event_name.")
+        return self._texts(self.document["page_views"], "page_views")
 
     def _drift(self) -> Drift:
         drift = self._mapping(self.document.get("drift", {}), "drift")

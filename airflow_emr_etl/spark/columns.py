@@ -56,9 +56,11 @@ EVENTS = _columns(
 NORMALIZED = [column for column in EVENTS if column.name != "session_id"] + _columns(
     ("dropped_copies", "BIGINT"),
     ("dropped_repeats", "BIGINT"),
+    ("is_named_page", "BOOLEAN"),
 )
 """Events before sessions. ``dropped_copies``: further deliveries of this line (and of its repeats), which were
-dropped. ``dropped_repeats``: equal requests that followed this one too closely to count."""
+dropped. ``dropped_repeats``: equal requests that followed this one too closely to count. ``is_named_page``: whether the
+source calls it a page view by its name; NULL where the source names none."""
 
 CAMPAIGN = tuple(column.name for column in EVENTS if column.name.startswith("campaign_"))
 """What says of an event which campaign it came by."""

@@ -104,7 +104,7 @@ def _judged(events: DataFrame, found: DataFrame) -> DataFrame:
         .withColumns(
             {
                 "is_bot": F.col("bot_reason").isNotNull(),
-                "is_page_view": enrichment.is_page_view(F.col("bot_reason")),
+                "is_page_view": enrichment.is_page_view(F.col("bot_reason"), F.col("is_named_page")),
             }
         )
         .drop("behaviour", "is_asset")

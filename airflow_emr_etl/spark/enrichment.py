@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Optional, Tuple
+from typing import Optional, Sequence, Tuple
 
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
@@ -151,16 +151,22 @@ def is_asset() -> Column:
     return F.coalesce(found, F.lit(False))
 
 
-def is_page_view(bot_reason: Column) -> Column:
-    """Whether a hit with ``method``, ``status`` and ``is_asset`` is a page view; never NULL."""
-    status = F.col("status")
-    is_page = (
-        (F.col("method") == "GET")
-        & (status.between(200, 299) | (status == 304))
-        & ~F.col("is_asset")
-        & bot_reason.isNull()
-    )
-    return F.coalesce(is_page, F.lit(False))
+def with_named_pages(good: DataFrame, names: Sequence[str]) -> DataFrame:
+    """Add ``is_named_page``: whether ``event_name`` is one of ``names``; without names nothing is added."""
+    if not names:
+        return good
+    return good.withColumn("is_named_page", F.col("event_name").isin(*names))
+
+
+def is_page_view(bot_reason: Column, is_named_page: Column) -> Column:
+    """Whether a hit with ``method``, ``status`` and ``is_asset`` is a page view; never NULL.
+
+    A hit that has no method or no status is no request: its name says what it is.
+    """
+    method, status = F.col("method"), F.col("status")
+    by_request = (method == "GET") & (status.between(200, 299) | (status == 304)) & ~F.col("is_asset")
+    is_page = F.when(method.isNull() | status.isNull(), is_named_page).otherwise(by_request)
+    return F.coalesce(is_page & bot_reason.isNull(), F.lit(False))
 
 
 def _agents(good: DataFrame) -> DataFrame:
@@ -230,6 +236,7 @@ def _event_columns(hits: DataFrame, rules: Enrichment, day: date) -> Tuple[Colum
     host = referrers.referrer_host(F.col("referrer"))
     own = _is_own(host, rules)
     bot_reason = F.coalesce("name_reason", "behaviour")
+    is_named_page = F.col("is_named_page") if "is_named_page" in hits.columns else F.lit(None).cast("boolean")
     key = F.lower(F.hex("key"))
     made = {
         # Nearly every line is there once, and its key is a digest already.
@@ -243,7 +250,7 @@ def _event_columns(hits: DataFrame, rules: Enrichment, day: date) -> Tuple[Colum
         .otherwise(F.coalesce("referrer_medium", F.lit("unknown"))),
         "is_bot": bot_reason.isNotNull(),
         "bot_reason": bot_reason,
-        "is_page_view": is_page_view(bot_reason),
+        "is_page_view": is_page_view(bot_reason, is_named_page),
         "dt": F.lit(day.isoformat()).cast("date"),
         **campaigns.campaign_columns(F.col("query")),
     }

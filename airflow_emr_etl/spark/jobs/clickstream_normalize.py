@@ -154,7 +154,7 @@ def normalize(
     good = lines.where(F.col("reason").isNull())
     if "source_event_id" in source.columns:
         good = _with_own_identity(good)
-    good = _with_all_fields(good)
+    good = enrichment.with_named_pages(_with_all_fields(good), source.page_views)
     bad = lines.where(F.col("reason").isNotNull() & (F.col("reason") != HEADER))
     lookups, filtered = Lookups(), {}
     if lines_in > bad_lines + headers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import hashlib
 import json
 from datetime import datetime
 from typing import Any
@@ -37,6 +38,12 @@ def read(spark: Any, tmp_path: Any, collect: Any) -> Any:
         return sorted(rows, key=lambda row: (row.file, row.split, row.position))
 
     return run
+
+
+def digest(event_id: str) -> str:
+    """The identity of an event with this id at the time that the tests take."""
+    micros = int(at("2026-01-05T10:00+00:00").timestamp()) * 1_000_000
+    return hashlib.sha256(f"{event_id}:{micros}".encode()).hexdigest()
 
 
 def shown(rows: list[Any], *names: str) -> list[Any]:
@@ -356,6 +363,47 @@ def test_headers_are_counted_and_events_have_the_source_in_them(normalize_files:
     assert dict(account.drift) == {"new field brand-new": 1}
     (event,) = run.rows("events")
     assert (event.path, event.user_agent) == ("/a%20b", "UA")
+
+
+def test_events_that_are_no_requests_are_page_views_by_name(normalize_files: Any) -> None:
+    cases: list[tuple[dict[str, Any], bool]] = [
+        ({"event": "page_view"}, True),
+        ({"event": "pv", "url": "/manual.pdf"}, True),
+        ({"event": "pageview", "status": 200}, True),
+        ({"event": "click"}, False),
+        ({}, False),
+        ({"event": "page_view", "user_agent": "Googlebot/2.1"}, False),
+        ({"event": "page_view", "method": "GET", "status": 404}, False),
+        ({"event": "request", "method": "GET", "status": 200}, True),
+    ]
+    lines = [
+        json.dumps(
+            {"ts": "2026-01-05T10:00:00Z", "visitor_id": f"v{n}", "url": "/a", "event_id": f"e{n}", **case}
+        )
+        for n, (case, _) in enumerate(cases)
+    ]
+    run = normalize_files({"a.json": "\n".join(lines).encode()}, source=built_in_source("json_events"))
+    expected = sum(is_page for _, is_page in cases)
+    assert (run.accounting.valid, run.accounting.page_views) == (len(cases), expected)
+    names = {digest(f"e{n}"): is_page for n, (_, is_page) in enumerate(cases)}
+    assert {row.event_id: row.is_page_view for row in run.rows("events")} == names
+
+
+def test_snowplow_page_views_are_page_views(normalize_files: Any) -> None:
+    fields = built_in_source("snowplow").record_fields
+
+    def line(number: int, event: str) -> str:
+        values = {
+            "collector_tstamp": "2026-01-05 10:00:00.123", "event_id": f"e{number}", "event": event,
+            "page_urlpath": f"/{event}", "domain_userid": "d1", "useragent": "UA",
+        }  # fmt: skip
+        return "\t".join(values.get(name, "") for name in fields)
+
+    lines = [line(n, event) for n, event in enumerate(["page_view", "page_ping", "struct", "page_view"])]
+    run = normalize_files({"a.tsv": "\n".join(lines).encode()}, source=built_in_source("snowplow"))
+    assert sorted((row.path, row.is_page_view) for row in run.rows("events")) == [
+        ("/page_ping", False), ("/page_view", True), ("/page_view", True), ("/struct", False),
+    ]  # fmt: skip
 
 
 def test_plain_lines_are_read_as_the_checks_would_read_them(spark: Any, collect: Any) -> None:

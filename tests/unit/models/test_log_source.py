@@ -36,6 +36,11 @@ def test_what_a_document_does_not_say() -> None:
         ({"time_format": "yyyy-MM-dd"}, "valid is iso8601"),
         ({"time_format": "%H:%M"}, "gives no point in time"),
         ({"zone": 1}, "zone is 1"),
+        ({"page_views": ["page_view"]}, "columns gives no event_name"),
+        (
+            {"page_views": [], "defaults": {"event_name": "x"}},
+            "page_views is []; it has to be a name or a list",
+        ),
         ({"required": ["host"]}, "required names 'host'"),
         ({"defaults": {"status": "ok"}}, "defaults.status is 'ok'"),
         ({"defaults": {"ts": "now"}}, "defaults has 'ts'"),
