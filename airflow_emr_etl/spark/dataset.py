@@ -12,7 +12,8 @@ from pyspark.sql import functions as F
 from airflow_emr_etl.exceptions import ManifestError
 from airflow_emr_etl.models import manifest as manifests
 from airflow_emr_etl.models.manifest import Accounting, Column, Manifest, ManifestEntry
-from airflow_emr_etl.spark import storage
+from airflow_emr_etl.spark import file_layout, storage
+from airflow_emr_etl.spark.file_layout import Expected
 
 PARQUET_OPTIONS = {
     # They have more values than a dictionary holds: to begin one, and give it up, is work for nothing.
@@ -72,14 +73,25 @@ class Dataset:
         self.partition = partition or {"dt": day.isoformat()}
         self.manifest_uri = storage.join(self.folder, manifests.FILE_NAME)
 
-    def write(self, rows: DataFrame) -> None:
+    def write(self, rows: DataFrame, expected: Optional[Expected] = None) -> None:
         """Write the files, in place of what an earlier start of the same attempt left.
 
         The manifest goes first, so that a crash in between can never leave an old one over new files.
+
+        With ``expected``, the session's :class:`FileLayout` says how many files there are at the most: tasks are put
+        together, and rows of a task that has too many are cut. Neither moves a row; so where there are fewer tasks,
+        there are fewer files.
         """
         storage.delete(self.spark, self.manifest_uri)
         typed = rows.select(*(F.col(c.name).cast(spark_type(c.type)).alias(c.name) for c in self.columns))
-        typed.write.mode("overwrite").options(**PARQUET_OPTIONS).parquet(self.data_folder)
+        writer = typed.write
+        if expected is not None:
+            layout = file_layout.of_session(self.spark)
+            files = layout.files(expected.bytes, self.spark.sparkContext.defaultParallelism)
+            writer = typed.coalesce(files).write.option(
+                "maxRecordsPerFile", layout.most_rows(expected.row_bytes)
+            )
+        writer.mode("overwrite").options(**PARQUET_OPTIONS).parquet(self.data_folder)
 
     def measure(self, *sums: SparkColumn) -> Tuple[List[ManifestEntry], Row]:
         """The files with their rows, and ``sums`` over all rows; both read back from what is really there."""

@@ -74,6 +74,11 @@ JOBS: Mapping[str, JobDefinition] = MappingProxyType(
                 "events and sessions to marts in the lake",
             ),
             JobDefinition(
+                "clickstream_compact",
+                "airflow_emr_etl.spark.jobs.clickstream_compact",
+                "small files of a dataset to files of a target size",
+            ),
+            JobDefinition(
                 "quality_gate",
                 "airflow_emr_etl.spark.jobs.quality_gate",
                 "a Great Expectations suite over datasets",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Mapping, Optional
+
 from pyspark.sql import SparkSession
 
 _SETTINGS = {
@@ -23,10 +25,12 @@ _SETTINGS = {
 }
 
 
-def job_session(name: str) -> SparkSession:
-    """The session of this process, made if there is none, with the settings that the jobs rely on."""
+def job_session(name: str, settings: Optional[Mapping[str, str]] = None) -> SparkSession:
+    """The session of this process, made if there is none, with the settings that the jobs rely on, and its own."""
     spark = SparkSession.builder.appName(name).getOrCreate()
     configure(spark)
+    for key, value in (settings or {}).items():
+        spark.conf.set(key, value)
     return spark
 
 
