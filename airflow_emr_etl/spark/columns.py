@@ -62,6 +62,9 @@ NORMALIZED = [column for column in EVENTS if column.name != "session_id"] + _col
 dropped. ``dropped_repeats``: equal requests that followed this one too closely to count. ``is_named_page``: whether the
 source calls it a page view by its name; NULL where the source names none."""
 
+EVENT_BYTES = 100
+"""What an event takes in a file, about (made-up logs: 90): before the first file is written nothing better is known."""
+
 CAMPAIGN = tuple(column.name for column in EVENTS if column.name.startswith("campaign_"))
 """What says of an event which campaign it came by."""
 

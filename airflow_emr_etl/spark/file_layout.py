@@ -85,7 +85,8 @@ def settings(layout: FileLayout) -> Dict[str, str]:
 
 
 def of_session(spark: SparkSession) -> FileLayout:
-    return FileLayout(int(spark.conf.get(_TARGET, str(TARGET_MIB))), int(spark.conf.get(_SLICES, "1")))
+    target, slices = spark.conf.get(_TARGET, None), spark.conf.get(_SLICES, None)
+    return FileLayout(int(target or TARGET_MIB), int(slices or 1))
 
 
 def _quotient(amount: int, unit: int) -> int:

@@ -20,7 +20,7 @@ from pyspark.sql import functions as F
 from airflow_emr_etl.exceptions import AccountingError, ConfigurationError, MissingInputError
 from airflow_emr_etl.models.log_source import LogSource
 from airflow_emr_etl.models.manifest import Accounting
-from airflow_emr_etl.spark import columns, enrichment, storage
+from airflow_emr_etl.spark import columns, enrichment, file_layout, storage
 from airflow_emr_etl.spark.arguments import job_parser, whole_number
 from airflow_emr_etl.spark.dataset import Dataset, empty
 from airflow_emr_etl.spark.enrichment import Enrichment
@@ -46,6 +46,7 @@ def parse_arguments(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     )
     parser.add_argument("--expected-lines", type=whole_number, help="fail unless this many lines are read")
     add_line_arguments(parser)
+    file_layout.add_arguments(parser)
     arguments = parser.parse_args(argv)
     check_line_arguments(arguments)
     return arguments
@@ -74,7 +75,7 @@ def check_line_arguments(arguments: argparse.Namespace) -> None:
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     arguments = parse_arguments(argv)
-    spark = job_session(NAME)
+    spark = job_session(NAME, file_layout.settings(file_layout.from_arguments(arguments)))
     try:
         accounting = normalize(
             spark,
@@ -163,7 +164,8 @@ def normalize(
             filtered["internal"] = good.join(internal, "host", "left_semi").count()
             good = good.join(internal, "host", "left_anti")
         found = enrichment.enrich(good, internal, rules, day, lookups)
-        events.write(found if first is None else first.without_known(found))
+        expected = file_layout.Expected(lines_in - bad_lines - headers, columns.EVENT_BYTES)
+        events.write(found if first is None else first.without_known(found), expected)
     else:
         events.write(empty(spark, columns.NORMALIZED))
     if bad_lines:

@@ -24,7 +24,7 @@ from airflow_emr_etl.exceptions import AccountingError, ConfigurationError, Mani
 from airflow_emr_etl.models.batch import Batch
 from airflow_emr_etl.models.manifest import FILE_NAME, Accounting, Manifest
 from airflow_emr_etl.models.session_rules import CUTS, SessionRules
-from airflow_emr_etl.spark import columns, storage
+from airflow_emr_etl.spark import columns, file_layout, storage
 from airflow_emr_etl.spark.arguments import job_parser, or_none, whole_number
 from airflow_emr_etl.spark.batch_catalog import BatchCatalog
 from airflow_emr_etl.spark.dataset import Dataset, read_manifest
@@ -46,6 +46,7 @@ def parse_arguments(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument("--input", required=True, help="the output of clickstream_normalize")
     parser.add_argument("--catalog", help="folder of the batches' entries; without it, a batch stands alone")
     add_rules(parser)
+    file_layout.add_arguments(parser)
     arguments = parser.parse_args(argv)
     arguments.rules = rules_of(arguments)
     return arguments
@@ -82,7 +83,7 @@ def rules_of(arguments: argparse.Namespace) -> SessionRules:
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     arguments = parse_arguments(argv)
-    spark = job_session(NAME)
+    spark = job_session(NAME, file_layout.settings(file_layout.from_arguments(arguments)))
     try:
         accounting = sessionize(
             spark,
@@ -235,7 +236,9 @@ class _Run:
             F.sum("hits").alias("hits"), F.count(F.when(F.col("retracted"), 1)).alias("retracted")
         )
 
-        self.events.write(_with_sessions([own] if near is None else [own, near], found))
+        row_bytes = self.given.content_length / max(self.given.record_count, 1)
+        expected = file_layout.Expected(_get(counted, "hits"), row_bytes)
+        self.events.write(_with_sessions([own] if near is None else [own, near], found), expected)
         self.event_files, of_events = self.events.measure(
             F.count(F.when(F.col("dt") == F.lit(self.day), 1)).alias("own")
         )
