@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-#: Read on white and on black alike.
-INK, GRID = "#7d8590", "#7d859044"
+from benchmarks.chart_style import INK, styled
+
 COLORS = {"ours": "#2f81f7", "plain PySpark": "#db6d28", "DuckDB": "#d4a72c", "Polars": "#a371f7"}
 BARS = {
     "sessions_parquet": "sessions from Parquet",
@@ -104,21 +104,6 @@ def draw(document: dict[str, Any], path: Path) -> bool:
                 spacing=12,
             )
         )
-    chart = (
-        alt.hconcat(*panels, spacing=40)
-        .configure(background="transparent", font="sans-serif", padding=12)
-        .configure_axis(
-            labelColor=INK,
-            titleColor=INK,
-            domainColor=INK,
-            tickColor=INK,
-            gridColor=GRID,
-            labelFontSize=12,
-            titleFontSize=12,
-            titleFontWeight="normal",
-        )
-        .configure_title(fontSize=12, fontWeight="normal", color=INK, anchor="start", offset=8)
-        .configure_view(stroke=None)
-    )
+    chart = styled(alt.hconcat(*panels, spacing=40))
     chart.save(str(path), format="svg")
     return True

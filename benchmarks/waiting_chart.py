@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from benchmarks.chart_style import INK, styled
 from benchmarks.waiting import MOST_ACTIVE, SCENARIOS
 
-#: Read on white and on black alike.
-INK, GRID = "#7d8590", "#7d859044"
 COLORS = {"ours, polling": "#2f81f7", "ours, events": "#2da44e", "official provider, polling": "#db6d28"}
 DASHES = {"healthy": [1, 0], "throttled": [5, 4]}
 PANELS = {
@@ -86,7 +85,7 @@ def draw(document: dict[str, Any], path: Path) -> bool:
             lines.mark_line(strokeWidth=2).encode(strokeDash=dash), lines.mark_point(size=40, filled=True)
         ).properties(width=230, height=220, title=title if figure == next(iter(PANELS)) else "")
 
-    chart = (
+    chart = styled(
         alt.vconcat(
             *(
                 alt.hconcat(*(panel(figure, clusters) for clusters in (1, 10, 100)), spacing=24)
@@ -94,20 +93,6 @@ def draw(document: dict[str, Any], path: Path) -> bool:
             ),
             spacing=24,
         )
-        .configure(background="transparent", font="sans-serif", padding=12)
-        .configure_axis(
-            labelColor=INK,
-            titleColor=INK,
-            domainColor=INK,
-            tickColor=INK,
-            gridColor=GRID,
-            labelFontSize=12,
-            titleFontSize=12,
-            titleFontWeight="normal",
-        )
-        .configure_title(fontSize=12, fontWeight="normal", color=INK, anchor="start", offset=8)
-        .configure_view(stroke=None)
-        .configure_legend(labelColor=INK, labelFontSize=12, orient="bottom", symbolStrokeColor=INK)
-    )
+    ).configure_legend(labelColor=INK, labelFontSize=12, orient="bottom", symbolStrokeColor=INK)
     chart.save(str(path), format="svg")
     return True

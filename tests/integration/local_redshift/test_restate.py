@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from airflow_emr_etl.models.table import RedshiftTable, Restatement
+from airflow_emr_etl.models.table import RedshiftTable
+from airflow_emr_etl.warehouse.clickstream import SESSIONS
 from airflow_emr_etl.warehouse.history import select_days
 
 FIRST = datetime.fromisoformat("2026-01-05")  # naive, as the warehouse has it: UTC
@@ -27,10 +28,9 @@ VISITS = RedshiftTable(
         "hits BIGINT",
         "dt DATE",
     ],
-    staging_columns=["restates_from TIMESTAMP", "restates_to TIMESTAMP", "retracted BOOLEAN"],
-    restates=Restatement(
-        by="who", at="started_at", begin="restates_from", end="restates_to", retracted="retracted"
-    ),
+    # As the sessions of the pipeline are stated anew.
+    staging_columns=SESSIONS.staging_columns,
+    restates=SESSIONS.restates and SESSIONS.restates.model_copy(update={"by": "who"}),
     days=("started_at", "ended_at"),
 )
 HITS = RedshiftTable(

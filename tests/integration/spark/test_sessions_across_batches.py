@@ -178,6 +178,15 @@ def history(random: Random, number: int) -> list[tuple[date, Event]]:
     return delivered
 
 
+def histories(random: Random, count: int) -> dict[date, set[Event]]:
+    """The batches of so many histories, by day."""
+    batches: dict[date, set[Event]] = {}
+    for number in range(count):
+        for day, event in history(random, number):
+            batches.setdefault(day, set()).add(event)
+    return batches
+
+
 RULES = {
     "inactivity": SessionRules(),
     "cuts": SessionRules(inactivity_minutes=45, max_minutes=60, midnight_zone="UTC"),
@@ -211,12 +220,8 @@ def test_nights_are_one_run(spark: SparkSession, tmp_path_factory: Any, rules: s
 
 
 def test_a_history_that_comes_backwards(spark: SparkSession, tmp_path: Path) -> None:
-    random = Random(11)
     world = World(spark, tmp_path, SessionRules())
-    batches: dict[date, set[Event]] = {}
-    for number in range(40):
-        for day, event in history(random, number):
-            batches.setdefault(day, set()).add(event)
+    batches = histories(Random(11), 40)
     for day in sorted(batches, reverse=True):
         world.deliver(day, sorted(batches[day]))
     world.check()
@@ -224,12 +229,8 @@ def test_a_history_that_comes_backwards(spark: SparkSession, tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_the_same_batch_again_changes_nothing(spark: SparkSession, tmp_path: Path) -> None:
-    random = Random(5)
     world = World(spark, tmp_path, SessionRules())
-    batches: dict[date, set[Event]] = {}
-    for number in range(20):
-        for day, event in history(random, number):
-            batches.setdefault(day, set()).add(event)
+    batches = histories(Random(5), 20)
     for day in sorted(batches):
         world.deliver(day, sorted(batches[day]))
     before = (dict(world.events), {key: row["hits"] for key, row in world.sessions.items()})
