@@ -277,7 +277,7 @@ def _prefix(line: Column, length: int) -> Column:
 
 
 def _with_own_identity(events: DataFrame) -> DataFrame:
-    """The identity of an event that has an id of its own is that id, its time and its visitor, not the bytes of its line.
+    """The identity of an event with an id of its own is that id, its time and its visitor, not the bytes of its line.
 
     Such an event is one however often it was sent, in one file too; so each of its lines counts as a delivery.
     """
