@@ -352,6 +352,111 @@ def _retention_mart(unit: str) -> Mart:
 RETENTION_DAYS = _retention_mart("day")
 RETENTION_WEEKS = _retention_mart("week")
 
+
+def _sign_ins(scope: Scope) -> str:
+    return f"""
+SELECT r.dt, r.visitor_id, r.run, r.user_id, MIN(r.ts) AS first_seen, MAX(r.ts) AS last_seen, COUNT(*) AS events
+FROM (
+    SELECT s.dt, s.visitor_id, s.user_id, s.ts,
+           SUM(s.starts) OVER (
+               PARTITION BY s.dt, s.visitor_id ORDER BY s.ts, s.user_id, s.event_id ROWS UNBOUNDED PRECEDING
+           ) AS run
+    FROM (
+        SELECT CAST(e.ts AS DATE) AS dt, e.visitor_id, e.user_id, e.ts, e.event_id,
+               CASE WHEN e.user_id = LAG(e.user_id) OVER (
+                   PARTITION BY CAST(e.ts AS DATE), e.visitor_id ORDER BY e.ts, e.user_id, e.event_id
+               ) THEN 0 ELSE 1 END AS starts
+        FROM {scope["events"]} AS e
+        WHERE e.user_id IS NOT NULL AND {scope.on("e.ts")}
+    ) AS s
+) AS r
+GROUP BY r.dt, r.visitor_id, r.run, r.user_id"""
+
+
+SIGN_INS = Mart(
+    "sign_ins",
+    grain="one row for each day, visitor and run of events of one signed-in user",
+    columns=_columns(
+        ("dt", "DATE", "UTC day", "day of the events"),
+        ("visitor_id", _ID, "", "the visitor"),
+        (
+            "run",
+            "BIGINT",
+            "from 1",
+            "which run of the visitor's day; one ends where another user has an event",
+        ),
+        ("user_id", _PATH, "", "the user"),
+        ("first_seen", "TIMESTAMP", "UTC", "first event of the run that has the user"),
+        ("last_seen", "TIMESTAMP", "UTC", "last event of the run that has the user"),
+        ("events", "BIGINT", "events", "of the run; those without a user are not among them"),
+    ),
+    keys=("dt", "visitor_id", "run"),
+    reads=("events",),
+    select=_sign_ins,
+    dist_key="visitor_id",
+)
+
+
+def identities(days: int = 30) -> Mart:
+    """The mart of who a visitor was, and when. A user counts for ``days`` before the first and after the last event
+    with a sign-in, unless another one signs in. ConfigurationError for days that are not from 1 to 3,650."""
+    if isinstance(days, bool) or not isinstance(days, int) or not 1 <= days <= 3650:
+        raise ConfigurationError(f"The window of identities is {days!r}; valid is 1 to 3650 whole days.")
+
+    def select(scope: Scope) -> str:
+        # A run of one day goes on in the next one's where the user is the same. LEAST leaves NULL out of account.
+        in_order = "PARTITION BY s.visitor_id ORDER BY s.dt, s.run"
+        return f"""
+SELECT i.visitor_id, i.user_id, i.valid_from, i.valid_to, i.first_seen, i.last_seen
+FROM (
+    SELECT b.visitor_id, b.user_id, b.first_seen, b.last_seen,
+           CASE WHEN b.before_seen IS NULL THEN DATEADD(DAY, -{days}, b.first_seen)
+                ELSE GREATEST(
+                    DATEADD(DAY, -{days}, b.first_seen), LEAST(DATEADD(DAY, {days}, b.before_seen), b.first_seen)
+                ) END AS valid_from,
+           LEAST(DATEADD(DAY, {days}, b.last_seen), b.next_seen) AS valid_to
+    FROM (
+        SELECT m.visitor_id, m.user_id, m.first_seen, m.last_seen,
+               LAG(m.last_seen) OVER (PARTITION BY m.visitor_id ORDER BY m.place) AS before_seen,
+               LEAD(m.first_seen) OVER (PARTITION BY m.visitor_id ORDER BY m.place) AS next_seen
+        FROM (
+            SELECT g.visitor_id, g.user_id, g.place, MIN(g.first_seen) AS first_seen, MAX(g.last_seen) AS last_seen
+            FROM (
+                SELECT s.visitor_id, s.user_id, s.first_seen, s.last_seen,
+                       SUM(s.starts) OVER ({in_order} ROWS UNBOUNDED PRECEDING) AS place
+                FROM (
+                    SELECT s.visitor_id, s.user_id, s.dt, s.run, s.first_seen, s.last_seen,
+                           CASE WHEN s.user_id = LAG(s.user_id) OVER ({in_order}) THEN 0 ELSE 1 END AS starts
+                    FROM {scope["sign_ins"]} AS s
+                ) AS s
+            ) AS g
+            GROUP BY g.visitor_id, g.user_id, g.place
+        ) AS m
+    ) AS b
+) AS i
+WHERE i.valid_from < i.valid_to"""
+
+    return Mart(
+        "identities",
+        grain="one row for each visitor and span of time in which it is taken for a user",
+        columns=_columns(
+            ("visitor_id", _ID, "", "the visitor"),
+            ("user_id", _PATH, "", "whom it is taken for; of one visitor, no two spans overlap"),
+            ("valid_from", "TIMESTAMP", "UTC", "begin of the span, included"),
+            ("valid_to", "TIMESTAMP", "UTC", "end of the span, not included"),
+            ("first_seen", "TIMESTAMP", "UTC", "first event of the span that has the user"),
+            ("last_seen", "TIMESTAMP", "UTC", "last event of the span that has the user"),
+        ),
+        keys=("visitor_id", "valid_from"),
+        reads=("sign_ins",),
+        select=select,
+        day=None,
+        dist_key="visitor_id",
+    )
+
+
+IDENTITIES = identities()
+
 MARTS: tuple[Mart, ...] = in_order(
     (
         PAGE_VIEWS,
@@ -364,6 +469,8 @@ MARTS: tuple[Mart, ...] = in_order(
         PATH_TRANSITIONS,
         RETENTION_DAYS,
         RETENTION_WEEKS,
+        SIGN_INS,
+        IDENTITIES,
     ),
     (),
 )

@@ -51,6 +51,7 @@ def event(visitor: str, at: str, path: str, *, dt: str = "2026-01-05", **changes
         "is_bot": False,
         "is_page_view": page,
         "visitor_id": visitor,
+        "user_id": None,
         "dt": date.fromisoformat(dt),
         **changes,
     }
@@ -260,6 +261,7 @@ def deliveries(seed: int) -> list[tuple[str, list[Row]]]:
                     "status": chance.choice((200, 304, 404, 500)),
                     "bytes": chance.choice((None, 0, 5_000_000_000)),
                     "referrer": chance.choice((None, "x.example")),
+                    "user_id": chance.choice((None, None, "ann", "bob")),
                 }
             )
     again = chance.choice(sorted(lines))
