@@ -42,9 +42,9 @@ class ManifestEntry:
 class Accounting:
     """Where each line of a day's logs went.
 
-    ``lines_in == valid + sum(quarantined) + delivered_twice + repeated + sum(filtered) + headers`` always holds; see
-    :meth:`check`. ``repeated`` are equal requests that followed too closely to count, ``filtered`` the lines that
-    were left out, by reason (``internal``); both were valid, and neither is stored. ``bots``,
+    ``lines_in == valid + sum(quarantined) + delivered_twice + repeated + sum(filtered) + headers + erased`` always
+    holds; see :meth:`check`. ``repeated`` are equal requests that followed too closely to count, ``filtered`` the
+    lines that were left out, by reason (``internal``); both were valid, and neither is stored. ``bots``,
     ``page_views`` and ``outside_day`` (valid lines whose time is not in the day) are parts of ``valid``;
     ``empty_files`` is a part of ``files``. ``sessions`` is None before they were computed.
     """
@@ -65,6 +65,8 @@ class Accounting:
     """Lines that describe the others, such as ``#Fields:``."""
     drift: Mapping[str, int] = field(default_factory=dict)
     """What records have that their source does not declare, or the other way round, and how often."""
+    erased: int = 0
+    """Lines that were valid, and were taken out since, at the request of whom they were about."""
 
     @property
     def quarantined_lines(self) -> int:
@@ -77,17 +79,18 @@ class Accounting:
     def check(self) -> None:
         """Raise AccountingError unless every line that came in is counted exactly once."""
         counts = [self.lines_in, self.valid, self.delivered_twice, self.bots, self.page_views]
-        counts += [self.files, self.empty_files, self.outside_day, self.sessions or 0, self.headers]
+        counts += [self.files, self.empty_files, self.outside_day, self.sessions or 0, self.headers, self.erased]
         counts += [self.repeated, *self.quarantined.values(), *self.filtered.values(), *self.drift.values()]
         if min(counts) < 0:
             raise AccountingError(f"A count is negative: {self.to_dict()}")
         out = self.valid + self.quarantined_lines + self.delivered_twice + self.headers
-        out += self.repeated + self.filtered_lines
+        out += self.repeated + self.filtered_lines + self.erased
         if out != self.lines_in:
             raise AccountingError(
                 f"{self.lines_in} lines came in, but {out} are accounted for: {self.valid} valid + "
                 f"{self.quarantined_lines} quarantined + {self.delivered_twice} delivered twice + "
-                f"{self.repeated} repeated + {self.filtered_lines} filtered + {self.headers} headers.",
+                f"{self.repeated} repeated + {self.filtered_lines} filtered + {self.headers} headers + "
+                f"{self.erased} erased.",
                 lines_in=self.lines_in,
                 lines_out=out,
             )

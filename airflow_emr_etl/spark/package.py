@@ -79,6 +79,16 @@ JOBS: Mapping[str, JobDefinition] = MappingProxyType(
                 "small files of a dataset to files of a target size",
             ),
             JobDefinition(
+                "clickstream_erasure_list",
+                "airflow_emr_etl.spark.jobs.clickstream_erasure_list",
+                "lists of visitors and users to the visitors that are to be erased",
+            ),
+            JobDefinition(
+                "clickstream_erase",
+                "airflow_emr_etl.spark.jobs.clickstream_erase",
+                "takes visitors out of the datasets they are in",
+            ),
+            JobDefinition(
                 "quality_gate",
                 "airflow_emr_etl.spark.jobs.quality_gate",
                 "a Great Expectations suite over datasets",
