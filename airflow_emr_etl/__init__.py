@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from airflow_emr_etl.operators.emr_cluster import EmrCreateClusterOperator, EmrTerminateClusterOperator
     from airflow_emr_etl.operators.emr_reaper import EmrReaperOperator
     from airflow_emr_etl.operators.emr_step import EmrSparkOperator, EmrStepOperator
+    from airflow_emr_etl.operators.erase_visitors import EraseVisitorsOperator
     from airflow_emr_etl.operators.quality_gate import EmrQualityGateOperator
     from airflow_emr_etl.retry_policy import emr_retry_policy
     from airflow_emr_etl.sensors.emr_cluster import EmrClusterSensor
@@ -54,6 +55,7 @@ _MODULES = {
     "EmrStepOperator": "operators.emr_step",
     "EmrStepSensor": "sensors.emr_step",
     "EmrTerminateClusterOperator": "operators.emr_cluster",
+    "EraseVisitorsOperator": "operators.erase_visitors",
     "Fleet": "models.cluster",
     "FleetType": "models.cluster",
     "IngestLogsOperator": "transfers.access_logs",
@@ -85,6 +87,7 @@ __all__ = [  # noqa: RUF022  (the version first, then the names)
     "EmrStepOperator",
     "EmrStepSensor",
     "EmrTerminateClusterOperator",
+    "EraseVisitorsOperator",
     "Fleet",
     "FleetType",
     "IngestLogsOperator",

@@ -58,7 +58,13 @@ def get_provider_info() -> dict[str, Any]:
                     "airflow_emr_etl.operators.quality_gate",
                 ],
             },
-            {"integration-name": _REDSHIFT, "python-modules": ["airflow_emr_etl.operators.build_marts"]},
+            {
+                "integration-name": _REDSHIFT,
+                "python-modules": [
+                    "airflow_emr_etl.operators.build_marts",
+                    "airflow_emr_etl.operators.erase_visitors",
+                ],
+            },
         ],
         "sensors": [
             {

@@ -44,7 +44,7 @@ def load_transaction(table: RedshiftTable, load: Load, *, iam_role: str) -> list
     statements = [
         f"LOCK TABLE {qualified(lock_table(table.name))}",
         f"UPDATE {qualified(FENCE.name)} SET epoch = epoch + 1 WHERE target = {literals.text(table.name)}",  # noqa: S608
-        *_assertion(
+        *assertion(
             mark,
             NOT_ALREADY_LOADED,
             f"COUNT(*) = 0 THEN 1 END FROM {qualified(HISTORY.name)} WHERE load_id = {literals.text(load.load_id)}",
@@ -91,7 +91,7 @@ def _no_later_state(mark: str, table: RedshiftTable, load: Load) -> list[str]:
             "two loads is the later state. The job that writes it must set Manifest.restatement.",
             manifest=load.manifest_uri,
         )
-    return _assertion(
+    return assertion(
         mark,
         NO_LATER_STATE_IS_LOADED,
         f"COUNT(*) = 0 THEN 1 END FROM {qualified(HISTORY.name)} WHERE target = {literals.text(table.name)} "
@@ -101,16 +101,16 @@ def _no_later_state(mark: str, table: RedshiftTable, load: Load) -> list[str]:
 
 def _assertions_on_rows(mark: str, table: RedshiftTable, load: Load, staging: str) -> list[str]:
     count = literals.integer(load.manifest.record_count)
-    statements = _assertion(mark, ROW_COUNT_MATCHES, f"COUNT(*) = {count} THEN 1 END FROM {staging}")
+    statements = assertion(mark, ROW_COUNT_MATCHES, f"COUNT(*) = {count} THEN 1 END FROM {staging}")
     if table.keys:
-        statements += _assertion(
+        statements += assertion(
             mark,
             KEYS_ARE_DISTINCT,
             f"COUNT(*) = {count} THEN 1 END FROM (SELECT DISTINCT {column_list(table.keys)} FROM {staging}) AS k",  # noqa: S608
         )
     if table.mode != "restate" and table.partition is not None and load.partition is not None:
         column, value = quote(table.partition), partition_literal(table, load.partition)
-        statements += _assertion(
+        statements += assertion(
             mark,
             ROWS_ARE_OF_THE_PARTITION,
             f"COUNT(*) = 0 THEN 1 END FROM {staging} WHERE {column} IS NULL OR {column} <> {value}",
@@ -121,7 +121,7 @@ def _assertions_on_rows(mark: str, table: RedshiftTable, load: Load, staging: st
         begin, end, retracted = map(
             quote, (table.restates.begin, table.restates.end, table.restates.retracted)
         )
-        statements += _assertion(
+        statements += assertion(
             mark,
             ROWS_ARE_WITHIN_THEIR_SPANS,
             f"COUNT(*) = 0 THEN 1 END FROM {staging} WHERE {by} IS NULL OR {retracted} IS NULL "
@@ -131,7 +131,7 @@ def _assertions_on_rows(mark: str, table: RedshiftTable, load: Load, staging: st
     return statements
 
 
-def _assertion(mark: str, name: str, condition: str) -> list[str]:
+def assertion(mark: str, name: str, condition: str) -> list[str]:
     table = quote(f"assert_{ASSERTIONS.index(name)}_{mark}")
     return [
         f"CREATE TEMP TABLE {table} ({quote(name)} INTEGER NOT NULL)",

@@ -46,9 +46,13 @@ def create_all(table: RedshiftTable) -> list[str]:
         create_table(HISTORY),
         create_table(FENCE),
         create_table(LOAD_DAYS),
-        f"CREATE TABLE IF NOT EXISTS {qualified(lock_table(table.name))} (unused SMALLINT)",
+        create_lock(table.name),
         create_table(table),
     ]
+
+
+def create_lock(target: str) -> str:
+    return f"CREATE TABLE IF NOT EXISTS {qualified(lock_table(target))} (unused SMALLINT)"
 
 
 def create_fence(target: str) -> list[str]:

@@ -27,6 +27,7 @@ PUBLIC = {
     "EmrStepOperator",
     "EmrStepSensor",
     "EmrTerminateClusterOperator",
+    "EraseVisitorsOperator",
     "Fleet",
     "FleetType",
     "IngestLogsOperator",
