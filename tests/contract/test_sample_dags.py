@@ -13,7 +13,7 @@ def test_all_sample_dags_import() -> None:
     bag = DagBag(dag_folder=DAGS)
 
     assert bag.import_errors == {}
-    assert {"clickstream_nightly", "emr_reaper", "emr_step_events"} <= set(bag.dags)
+    assert {"clickstream_erase", "clickstream_nightly", "emr_reaper", "emr_step_events"} <= set(bag.dags)
 
 
 def test_the_cluster_comes_up_after_the_logs_are_whole_and_goes_down_whatever_happens() -> None:
@@ -29,3 +29,12 @@ def test_the_cluster_comes_up_after_the_logs_are_whole_and_goes_down_whatever_ha
         assert "cluster_down" not in dag.get_task(load).get_flat_relative_ids(upstream=True)
     assert dag.max_active_runs == 1, "nights are sessionized and loaded in turn"
     assert dag.get_task("build_marts").upstream_task_ids == {"load_events", "load_sessions"}
+
+
+def test_an_erasure_finds_who_before_anything_goes_and_cleans_the_lake_before_the_warehouse() -> None:
+    dag = DagBag(dag_folder=DAGS).dags["clickstream_erase"]
+
+    assert dag.get_task("erase_lake").upstream_task_ids == {"list_visitors"}
+    assert "erase_lake" in dag.get_task("erase_warehouse").upstream_task_ids
+    assert dag.get_task("build_marts").upstream_task_ids == {"erase_warehouse"}
+    assert "cluster_down" not in dag.get_task("build_marts").get_flat_relative_ids(upstream=True)
