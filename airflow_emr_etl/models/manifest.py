@@ -79,7 +79,14 @@ class Accounting:
     def check(self) -> None:
         """Raise AccountingError unless every line that came in is counted exactly once."""
         counts = [self.lines_in, self.valid, self.delivered_twice, self.bots, self.page_views]
-        counts += [self.files, self.empty_files, self.outside_day, self.sessions or 0, self.headers, self.erased]
+        counts += [
+            self.files,
+            self.empty_files,
+            self.outside_day,
+            self.sessions or 0,
+            self.headers,
+            self.erased,
+        ]
         counts += [self.repeated, *self.quarantined.values(), *self.filtered.values(), *self.drift.values()]
         if min(counts) < 0:
             raise AccountingError(f"A count is negative: {self.to_dict()}")
