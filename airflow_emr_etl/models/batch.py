@@ -48,6 +48,11 @@ class Batch:
                 "first a letter or digit."
             )
 
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """The manifests of this version and of the former ones, the newest first."""
+        return (self.manifest, *self.earlier)
+
     def to_json(self) -> str:
         document = {
             "version": VERSION,

@@ -49,6 +49,43 @@ def schema(columns: Sequence[Column]) -> str:
     return ", ".join(f"{column.name} {spark_type(column.type)}" for column in columns)
 
 
+def read_files(spark: SparkSession, urls: Sequence[str], columns: Sequence[Column]) -> DataFrame:
+    """``columns`` of exactly these files; an empty frame for none."""
+    if not urls:
+        return empty(spark, columns)
+    # The names are taken as they are, never as patterns; the schema is known, so none is inferred.
+    return spark.read.schema(schema(columns)).option("__globPaths__", "false").parquet(*urls)
+
+
+def measure_files(
+    spark: SparkSession, folder: str, columns: Sequence[Column], *sums: SparkColumn
+) -> Tuple[List[ManifestEntry], Row]:
+    """The files that one write left under ``folder``, with their rows, and ``sums`` over all rows; both read back
+    from what is really there."""
+    sizes = {
+        file.uri.rsplit("/", 1)[-1]: file
+        for file in storage.list_files(spark, folder)
+        if file.uri.endswith(".parquet")
+    }
+    if not sizes:
+        return [], Row()
+    rows = (
+        read_files(spark, [file.uri for file in sizes.values()], columns)
+        .groupBy(F.col("_metadata.file_name").alias("_file"))
+        .agg(F.count(F.lit(1)).alias("_rows"), *sums)
+        .collect()
+    )
+    counted: Dict[str, int] = {row["_file"]: row["_rows"] for row in rows}
+    entries = [
+        ManifestEntry(file.uri, file.size, counted.get(name, 0))
+        for name, file in sizes.items()
+        # Spark may write a file without a row to carry the schema; COPY has no use for it.
+        if counted.get(name, 0)
+    ]
+    names = [name for name in (rows[0].__fields__ if rows else []) if not name.startswith("_")]
+    return entries, Row(**{name: sum(row[name] or 0 for row in rows) for name in names})
+
+
 class Dataset:
     """One dataset of one attempt and day, at ``<output>/<name>/dt=<day>/``.
 
@@ -94,37 +131,12 @@ class Dataset:
         writer.mode("overwrite").options(**PARQUET_OPTIONS).parquet(self.data_folder)
 
     def measure(self, *sums: SparkColumn) -> Tuple[List[ManifestEntry], Row]:
-        """The files with their rows, and ``sums`` over all rows; both read back from what is really there."""
-        sizes = {
-            file.uri.rsplit("/", 1)[-1]: file
-            for file in storage.list_files(self.spark, self.data_folder)
-            if file.uri.endswith(".parquet")
-        }
-        if not sizes:
-            return [], Row()
-        rows = (
-            self.read([file.uri for file in sizes.values()])
-            .groupBy(F.col("_metadata.file_name").alias("_file"))
-            .agg(F.count(F.lit(1)).alias("_rows"), *sums)
-            .collect()
-        )
-        counted: Dict[str, int] = {row["_file"]: row["_rows"] for row in rows}
-        entries = [
-            ManifestEntry(file.uri, file.size, counted.get(name, 0))
-            for name, file in sizes.items()
-            # Spark may write a file without a row to carry the schema; COPY has no use for it.
-            if counted.get(name, 0)
-        ]
-        names = [name for name in (rows[0].__fields__ if rows else []) if not name.startswith("_")]
-        return entries, Row(**{name: sum(row[name] or 0 for row in rows) for name in names})
+        """Its files and ``sums``, as :func:`measure_files` says."""
+        return measure_files(self.spark, self.data_folder, self.columns, *sums)
 
     def read(self, urls: Sequence[str]) -> DataFrame:
         """The rows of exactly these files; an empty frame of the same schema for none."""
-        if not urls:
-            return empty(self.spark, self.columns)
-        # The names are taken as they are, never as patterns; the schema is known, so none is inferred.
-        reader = self.spark.read.schema(schema(self.columns)).option("__globPaths__", "false")
-        return reader.parquet(*urls)
+        return read_files(self.spark, urls, self.columns)
 
     def finish(
         self,

@@ -57,7 +57,7 @@ def split(
     if marked is not None:
         rows = marked.withColumn(BROKEN, F.array_join(BROKEN, ","))
         broken = rows.filter(F.col(BROKEN) != "")
-        apart_entries, parts = _written(spark, broken, apart_folder, _parts(rows.columns))
+        apart_entries, parts = _written(spark, broken, apart_folder, valid_parts(rows.columns))
         clean_entries, _ = _written(spark, rows.filter(F.col(BROKEN) == "").drop(BROKEN), clean_folder, {})
         apart = dataclasses.replace(apart, entries=tuple(apart_entries), created_at=_now())
         clean = dataclasses.replace(
@@ -107,7 +107,7 @@ def _written(
     }
 
 
-def _parts(names: Sequence[str]) -> Mapping[str, Any]:
+def valid_parts(names: Sequence[str]) -> Mapping[str, Any]:
     """The parts of the valid lines that an accounting has, counted in rows of ``events``."""
     conditions = {
         "bots": (("is_bot",), F.col("is_bot")),

@@ -5,6 +5,7 @@ Nothing here touches a path of the driver's own disk, so that jobs run with ``--
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, List
 
@@ -24,6 +25,11 @@ class StoredFile:
 def join(folder: str, *parts: str) -> str:
     """``folder`` and ``parts`` with one slash between each."""
     return "/".join([folder.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def after_scheme(uri: str) -> str:
+    """What two spellings of one file agree in: ``s3`` and ``s3a``, ``file:/x`` and ``/x``."""
+    return re.sub("^[A-Za-z][A-Za-z0-9+.-]*:", "", uri).lstrip("/")
 
 
 def read_text(spark: SparkSession, uri: str) -> str:

@@ -280,8 +280,7 @@ class _Run:
         """This batch as the next ones will know it."""
         earlier: Sequence[str] = ()
         if self.before is not None:
-            versions = (self.before.manifest, *self.before.earlier)
-            earlier = [uri for uri in dict.fromkeys(versions) if uri != self.uri]
+            earlier = [uri for uri in dict.fromkeys(self.before.versions) if uri != self.uri]
         return Batch(
             day=self.day,
             manifest=self.uri,
@@ -319,7 +318,7 @@ class _Run:
         """Events of former versions of this batch that it no longer has."""
         versions: Set[str] = set()
         if self.before is not None:
-            versions = {self.before.manifest, *self.before.earlier} - {self.uri}
+            versions = set(self.before.versions) - {self.uri}
         if not versions:
             return None
         former = [self._read(read_manifest(self.spark, uri).urls) for uri in sorted(versions)]
