@@ -53,6 +53,8 @@ CLUSTER = ClusterSpec(
 
 # Everything that the nightly pipeline leaves and that has visitors. The gate's folder may list files of the others.
 LAKE = [
+    "--catalog",
+    "{{ params.lake }}batches/",
     "--data",
     "{{ params.lake }}normalized/",
     "--data",

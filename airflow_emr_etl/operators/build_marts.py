@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_emr_etl.exceptions import ConfigurationError
-from airflow_emr_etl.hooks.redshift_data import error_text, is_conflict, raise_if_failed
 from airflow_emr_etl.models.clickstream_marts import MARTS
 from airflow_emr_etl.models.mart import Mart, in_order
 from airflow_emr_etl.operators.failures import retry_only_what_can_pass
-from airflow_emr_etl.operators.redshift_batch import MAX_ATTEMPTS, RedshiftBatchOperator
-from airflow_emr_etl.operators.waiting import raise_if_not_waited
+from airflow_emr_etl.operators.redshift_batch import RedshiftBatchOperator
 from airflow_emr_etl.warehouse import marts as plan
 from airflow_emr_etl.warehouse import schema
 from airflow_emr_etl.warehouse.history import FENCE, select_days
@@ -103,27 +100,19 @@ class BuildMartsOperator(RedshiftBatchOperator):
         )
         ti: Any = context["ti"]
         ti.xcom_push(key="days", value=[day.isoformat() for day in days])
-        place = "|".join(f"{name}={value}" for name, value in sorted(self.place.request().items()))
-        owner = f"{ti.dag_id}|{ti.run_id}|{self.task_id}|{ti.map_index}|{place}|{'|'.join(statements)}"
         payload = self._submit(
             context,
             statements,
-            token=f"{hashlib.sha256(owner.encode()).hexdigest()[:40]}-{ti.try_number}-{attempt}",
+            token=self._token(context, "|".join(statements), attempt),
             name="emr-etl marts",
             attempt=attempt,
         )
         return self._settle(context, payload)
 
     def _settle(self, context: Context, payload: dict[str, Any]) -> dict[str, Any]:
-        if payload["status"] != "done":
-            self._cancel()
-            raise_if_not_waited(payload, f"statement {payload['statement_id']}")
-        statement = payload["statement"]
-        text = error_text(statement)
-        if is_conflict(text) and payload["attempt"] < MAX_ATTEMPTS:
-            self.log.warning("Another transaction was in the way, building again: %s", text)
+        statement = self._ended(payload)
+        if statement is None:
             return self._attempt(context, int(payload["attempt"]) + 1)
-        raise_if_failed(statement)
         parts = statement["SubStatements"]
         rows = {
             name: int(parts[at].get("ResultRows", 0))

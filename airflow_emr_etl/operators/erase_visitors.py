@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow_emr_etl.exceptions import MissingInputError
-from airflow_emr_etl.hooks.redshift_data import error_text, is_conflict, raise_if_failed
 from airflow_emr_etl.hooks.s3_lake import S3LakeHook
+from airflow_emr_etl.models import visitor_list
 from airflow_emr_etl.models.clickstream_marts import MARTS
 from airflow_emr_etl.models.manifest import Manifest
 from airflow_emr_etl.models.s3 import S3Uri
 from airflow_emr_etl.models.table import RedshiftTable
 from airflow_emr_etl.operators.failures import retry_only_what_can_pass
-from airflow_emr_etl.operators.redshift_batch import MAX_ATTEMPTS, RedshiftBatchOperator
-from airflow_emr_etl.operators.waiting import raise_if_not_waited
+from airflow_emr_etl.operators.redshift_batch import RedshiftBatchOperator
 from airflow_emr_etl.warehouse import erasure, schema
 from airflow_emr_etl.warehouse.clickstream import TABLES
 from airflow_emr_etl.warehouse.history import FENCE, LOAD_DAYS
@@ -71,15 +69,13 @@ class EraseVisitorsOperator(RedshiftBatchOperator):
                 uri=self.visitors,
             ) from error
         manifest = Manifest.from_json(data.decode(errors="replace"))
-        erasure.check_list(manifest, self.visitors)
+        visitor_list.check(manifest, self.visitors)
         return manifest, erasure.erasure_id(data)
 
     def _tables(self) -> list[RedshiftTable]:
         """The tables to delete from; their locks and fences, and ``etl.load_days``, are there afterwards."""
         names = [*(table.name for table in TABLES), *(f"{SCHEMA}.{mart.name}" for mart in MARTS)]
-        control = [FENCE.name, LOAD_DAYS.name]
-        rows = self.hook.query(schema.select_columns([*names, *control]))
-        existing = schema.existing_columns(rows)
+        existing = schema.existing_columns(self.hook.query(schema.select_columns(names)))
         tables = erasure.tables_of_visitors(existing)
         if not tables:
             return []
@@ -109,34 +105,26 @@ class EraseVisitorsOperator(RedshiftBatchOperator):
         names = [table.name for table in tables]
         self.log.info("Erasing %d visitors from %s", manifest.record_count, ", ".join(names))
         ti: Any = context["ti"]
-        ti.xcom_push(key="tables", value=names)
-        place = "|".join(f"{name}={value}" for name, value in sorted(self.place.request().items()))
-        owner = f"{ti.dag_id}|{ti.run_id}|{self.task_id}|{ti.map_index}|{place}|{load_id}"
+        ti.xcom_push(key="erasure", value={"load_id": load_id, "tables": names})
         payload = self._submit(
             context,
             statements,
-            token=f"{hashlib.sha256(owner.encode()).hexdigest()[:40]}-{ti.try_number}-{attempt}",
+            token=self._token(context, load_id, attempt),
             name="emr-etl erasure",
             attempt=attempt,
         )
         return self._settle(context, payload)
 
     def _settle(self, context: Context, payload: dict[str, Any]) -> dict[str, Any]:
-        if payload["status"] != "done":
-            self._cancel()
-            raise_if_not_waited(payload, f"statement {payload['statement_id']}")
-        statement = payload["statement"]
-        text = error_text(statement)
-        if is_conflict(text) and payload["attempt"] < MAX_ATTEMPTS:
-            self.log.warning("Another transaction was in the way, erasing again: %s", text)
+        statement = self._ended(payload)
+        if statement is None:
             return self._attempt(context, int(payload["attempt"]) + 1)
-        raise_if_failed(statement)
         ti: Any = context["ti"]
-        names = ti.xcom_pull(task_ids=self.task_id, key="tables", map_indexes=ti.map_index)
+        submitted = ti.xcom_pull(task_ids=self.task_id, key="erasure", map_indexes=ti.map_index)
+        names = submitted["tables"]
         # The deletes are the last statements, one for each table.
         deletes = statement["SubStatements"][-len(names) :]
         rows = {name: int(part.get("ResultRows", 0)) for name, part in zip(names, deletes, strict=True)}
         for name, count in rows.items():
             self.log.info("%s: %d rows deleted", name, count)
-        _, load_id = self._list()
-        return {"load_id": load_id, "rows": rows}
+        return {"load_id": submitted["load_id"], "rows": rows}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 
 from airflow_emr_etl.exceptions import EmrEtlError, StatementFailedError
-from airflow_emr_etl.hooks.redshift_data import RedshiftDataHook
+from airflow_emr_etl.hooks.redshift_data import RedshiftDataHook, error_text, is_conflict, raise_if_failed
 from airflow_emr_etl.models.table import RedshiftTable, RedshiftTarget
 from airflow_emr_etl.operators.failures import checked
 from airflow_emr_etl.operators.waiting import (
@@ -19,6 +20,7 @@ from airflow_emr_etl.operators.waiting import (
     as_timedelta,
     deadline_of,
     defers_by_default,
+    raise_if_not_waited,
     wait_for,
 )
 from airflow_emr_etl.triggers.redshift_data import RedshiftStatementTrigger
@@ -122,6 +124,29 @@ class RedshiftBatchOperator(BaseOperator):
 
         deadline = deadline_of(self, self.wait_timeout)
         return wait_for(self, trigger, deadline=deadline, deferrable=self.deferrable)
+
+    def _token(self, context: Context, what: str, attempt: int) -> str:
+        """The idempotency token of a transaction that does ``what``: another for each try, place and attempt."""
+        ti: Any = context["ti"]
+        place = "|".join(f"{name}={value}" for name, value in sorted(self.place.request().items()))
+        owner = f"{ti.dag_id}|{ti.run_id}|{self.task_id}|{ti.map_index}|{place}|{what}"
+        return f"{hashlib.sha256(owner.encode()).hexdigest()[:40]}-{ti.try_number}-{attempt}"
+
+    def _ended(self, payload: dict[str, Any]) -> dict[str, Any] | None:
+        """The statement that has ended well; None where another transaction was in the way, and it is to start again.
+
+        For transactions that may run twice. Raise what the end means otherwise.
+        """
+        if payload["status"] != "done":
+            self._cancel()
+            raise_if_not_waited(payload, f"statement {payload['statement_id']}")
+        statement: dict[str, Any] = payload["statement"]
+        text = error_text(statement)
+        if is_conflict(text) and payload["attempt"] < MAX_ATTEMPTS:
+            self.log.warning("Another transaction was in the way, starting again: %s", text)
+            return None
+        raise_if_failed(statement)
+        return statement
 
     def _run_ddl(self, statements: list[str]) -> None:
         """Make what is missing. Tasks that start together all try, and Redshift's IF NOT EXISTS is no lock."""

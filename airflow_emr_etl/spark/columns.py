@@ -108,6 +108,3 @@ DAILY_TRAFFIC = _columns(
     ("client_errors", "BIGINT"),
     ("server_errors", "BIGINT"),
 )
-
-VISITORS = _columns(("visitor_id", "VARCHAR(64)"))
-"""Visitors that are to be erased, each once."""

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from typing import Dict, FrozenSet, List, Optional, Sequence, Set
+from typing import Dict, FrozenSet, Iterable, List, Optional, Sequence, Set
 from urllib.parse import unquote
 
 from pyspark.sql import DataFrame, SparkSession
 
-from airflow_emr_etl.exceptions import ConfigurationError, ManifestError
+from airflow_emr_etl.exceptions import ConfigurationError
+from airflow_emr_etl.models import visitor_list
+from airflow_emr_etl.models.batch import Batch
 from airflow_emr_etl.models.manifest import FILE_NAME, Manifest
+from airflow_emr_etl.models.visitor_list import VISITOR
 from airflow_emr_etl.spark import storage
-from airflow_emr_etl.spark.batch_catalog import BatchCatalog
-from airflow_emr_etl.spark.dataset import read_manifest, schema
-
-VISITOR = "visitor_id"
+from airflow_emr_etl.spark.dataset import read_files, read_manifest
 
 
 @dataclass(frozen=True)
@@ -30,61 +29,58 @@ class VisitorDataset:
     def folder(self) -> str:
         return self.uri.rsplit("/", 1)[0]
 
-    def read(self, spark: SparkSession, urls: Sequence[str]) -> DataFrame:
-        reader = spark.read.schema(schema(self.manifest.columns)).option("__globPaths__", "false")
-        return reader.parquet(*urls)
+    @property
+    def columns(self) -> FrozenSet[str]:
+        return frozenset(column.name for column in self.manifest.columns)
 
 
 def find(
-    spark: SparkSession, catalog: Optional[str], folders: Sequence[str], without: Optional[str] = None
+    spark: SparkSession, batches: Optional[Iterable[Batch]], folders: Sequence[str]
 ) -> List[VisitorDataset]:
-    """The datasets of the batches in ``catalog``, former versions too, and of the manifests below ``folders``.
+    """The datasets of ``batches``, former versions too, and of the manifests below ``folders``.
 
-    ``without``: the URI of a manifest that is not one of them. Raise MissingInputError or ManifestError for what is
-    not there or broken, and ConfigurationError where nothing is given to look in.
+    Lists of visitors are none. Raise MissingInputError or ManifestError for what is not there or broken, and
+    ConfigurationError where nothing is given to look in.
     """
-    if catalog is None and not folders:
+    if batches is None and not folders:
         raise ConfigurationError("Say where to look: --catalog, the catalog of batches, or --data, a folder.")
+    # Files first, manifests after: what a job writes meanwhile is not taken for litter.
     listed: Dict[str, Set[str]] = {}
     for folder in folders:
-        # Files first, manifests after: what a job writes meanwhile is not taken for litter.
         files = [file.uri for file in storage.list_files(spark, folder)]
-        for uri in files:
-            if uri.rsplit("/", 1)[-1] == FILE_NAME:
-                listed[uri] = _data_files(files, uri)
+        listed.update({uri: _data_files(files, uri) for uri in files if uri.endswith(f"/{FILE_NAME}")})
     known = {place(uri) for uri in listed}
-    batches = {} if catalog is None else BatchCatalog(spark, catalog).entries()
-    for batch in batches.values():
-        for uri in (batch.manifest, *batch.earlier):
-            if place(uri) not in known:
-                known.add(place(uri))
-                files = [file.uri for file in storage.list_files(spark, uri.rsplit("/", 1)[0])]
-                listed[uri] = _data_files(files, uri)
-    found = []
-    for uri, data_files in sorted(listed.items()):
-        if without is not None and place(uri) == place(without):
-            continue
-        manifest = read_manifest(spark, uri)
-        if any(column.name == VISITOR for column in manifest.columns):
-            found.append(VisitorDataset(uri, manifest, frozenset(data_files)))
-    return found
+    for uri in (uri for batch in batches or () for uri in batch.versions):
+        if place(uri) not in known:
+            known.add(place(uri))
+            files = [file.uri for file in storage.list_files(spark, uri.rsplit("/", 1)[0])]
+            listed[uri] = _data_files(files, uri)
+    manifests = {uri: read_manifest(spark, uri) for uri in sorted(listed)}
+    with_visitors = {
+        uri: manifest
+        for uri, manifest in manifests.items()
+        if any(column.name == VISITOR for column in manifest.columns) and not visitor_list.is_list(manifest)
+    }
+    # A folder may have other datasets in it.
+    others = {
+        place(url) for uri, manifest in manifests.items() if uri not in with_visitors for url in manifest.urls
+    }
+    return [
+        VisitorDataset(uri, manifest, frozenset(file for file in listed[uri] if place(file) not in others))
+        for uri, manifest in with_visitors.items()
+    ]
 
 
 def read_visitors(spark: SparkSession, uri: str) -> DataFrame:
-    """The visitors of the list that clickstream_erasure_list wrote, by its manifest. ManifestError otherwise."""
+    """The visitors of the list whose manifest is at ``uri``. Raise MissingInputError or ManifestError."""
     manifest = read_manifest(spark, uri)
-    if [column.name for column in manifest.columns] != [VISITOR] or not manifest.urls:
-        raise ManifestError(
-            f"{uri} is no list of visitors. Give visitors/{FILE_NAME} of what clickstream_erasure_list wrote.",
-            uri=uri,
-        )
-    rows = spark.read.schema(schema(manifest.columns)).option("__globPaths__", "false")
-    return rows.parquet(*manifest.urls)
+    visitor_list.check(manifest, uri)
+    return read_files(spark, manifest.urls, manifest.columns)
 
 
 def place(uri: str) -> str:
-    """What two spellings of one file agree in: ``s3`` and ``s3a``, ``file:/x`` and ``/x``, ``%20`` and a space."""
-    return re.sub("^[A-Za-z][A-Za-z0-9+.-]*:", "", unquote(uri)).lstrip("/")
+    """What spellings of one file agree in: those of :func:`storage.after_scheme`, and ``%20`` and a space."""
+    return storage.after_scheme(unquote(uri))
 
 
 def _data_files(files: Sequence[str], manifest: str) -> Set[str]:

@@ -9,18 +9,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
-from airflow_emr_etl.exceptions import ManifestError
 from airflow_emr_etl.models.clickstream_marts import MARTS
 from airflow_emr_etl.models.manifest import Manifest
 from airflow_emr_etl.models.table import Column, RedshiftTable
+from airflow_emr_etl.models.visitor_list import VISITOR
 from airflow_emr_etl.warehouse import literals, marts
 from airflow_emr_etl.warehouse.clickstream import TABLES
 from airflow_emr_etl.warehouse.history import FENCE, LOAD_DAYS
 from airflow_emr_etl.warehouse.identifiers import qualified, quote
 from airflow_emr_etl.warehouse.load_plan import ROW_COUNT_MATCHES, assertion, check_limits
 from airflow_emr_etl.warehouse.schema import lock_table
-
-VISITOR = "visitor_id"
 
 
 def tables_of_visitors(existing: Mapping[str, Iterable[Column]]) -> list[RedshiftTable]:
@@ -39,23 +37,9 @@ def erasure_id(manifest: bytes) -> str:
     return hashlib.sha256(b"erasure|" + manifest).hexdigest()
 
 
-def check_list(manifest: Manifest, uri: str) -> None:
-    """Raise ManifestError where this is no list of visitors."""
-    if [column.name for column in manifest.columns] != [VISITOR] or not manifest.entries:
-        raise ManifestError(
-            f"{uri} is the manifest of {manifest.dataset}, which is no list of visitors. Give "
-            "visitors/manifest.json of what clickstream_erasure_list wrote.",
-            uri=uri,
-        )
-
-
-def is_loaded(table: RedshiftTable) -> bool:
-    """Whether loads write it, and take turns by a lock of its own; marts are built behind one that they share."""
-    return table.name in {each.name for each in TABLES}
-
-
 def fence_of(table: RedshiftTable) -> str:
-    return table.name if is_loaded(table) else marts.FENCE_TARGET
+    """By whose lock its writers take turns: loads have one for each table, and all marts share one."""
+    return table.name if table in TABLES else marts.FENCE_TARGET
 
 
 def erase_transaction(

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import argparse
 import sys
-from datetime import date, datetime, timezone
+from datetime import datetime, timezone
 from functools import reduce
-from typing import Optional, Sequence
+from typing import List, Optional, Sequence
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from airflow_emr_etl.exceptions import ConfigurationError, CorruptInputError
-from airflow_emr_etl.models.manifest import Manifest
-from airflow_emr_etl.spark import columns, visitor_datasets
-from airflow_emr_etl.spark.dataset import Dataset
+from airflow_emr_etl.models import visitor_list
+from airflow_emr_etl.models.manifest import Column, Manifest
+from airflow_emr_etl.models.visitor_list import VISITOR
+from airflow_emr_etl.spark import visitor_datasets
+from airflow_emr_etl.spark.batch_catalog import BatchCatalog
+from airflow_emr_etl.spark.dataset import Dataset, read_files
 from airflow_emr_etl.spark.session import job_session
 
 NAME = "clickstream_erasure_list"
+USER = "user_id"
 
 _DIGEST = r"^[0-9a-f]{64}\z"
 
@@ -70,15 +74,15 @@ def list_visitors(
     Raise ConfigurationError without a list; MissingInputError for one that is not there; CorruptInputError for a
     visitor id that is none, and where no visitor was found at all.
     """
-    frames = []
+    frames: List[DataFrame] = []
     if visitors:
         frames.append(_visitor_ids(spark, visitors))
     if users:
         frames.append(_visitors_of(spark, _ids(spark, users), catalog, data))
     if not frames:
         raise ConfigurationError("Give --visitors or --users, the address of a file with one id a line.")
-    today: date = datetime.now(timezone.utc).date()
-    dataset = Dataset(spark, output, "visitors", today, columns.VISITORS)
+    today = datetime.now(timezone.utc).date()
+    dataset = Dataset(spark, output, visitor_list.DATASET, today, visitor_list.COLUMNS)
     dataset.write(reduce(DataFrame.unionByName, frames).distinct().coalesce(1))
     files, _ = dataset.measure()
     if not files:
@@ -98,8 +102,8 @@ def _ids(spark: SparkSession, uri: str) -> DataFrame:
 
 
 def _visitor_ids(spark: SparkSession, uri: str) -> DataFrame:
-    ids = _ids(spark, uri).select(F.lower(F.trim("id")).alias("visitor_id"))
-    wrong = ids.where(~F.col("visitor_id").rlike(_DIGEST)).count()
+    ids = _ids(spark, uri).select(F.lower(F.trim("id")).alias(VISITOR))
+    wrong = ids.where(~F.col(VISITOR).rlike(_DIGEST)).count()
     if wrong:
         raise CorruptInputError(
             f"{wrong} lines of {uri} are no visitor id: 64 hexadecimal digits, as in analytics.events. User ids go "
@@ -112,18 +116,16 @@ def _visitor_ids(spark: SparkSession, uri: str) -> DataFrame:
 def _visitors_of(
     spark: SparkSession, users: DataFrame, catalog: Optional[str], data: Sequence[str]
 ) -> DataFrame:
+    batches = None if catalog is None else BatchCatalog(spark, catalog).entries().values()
     urls = {
         visitor_datasets.place(url): url
-        for dataset in visitor_datasets.find(spark, catalog, data)
-        if any(column.name == "user_id" for column in dataset.manifest.columns)
+        for dataset in visitor_datasets.find(spark, batches, data)
+        if USER in dataset.columns
         for url in dataset.manifest.urls
     }
-    if not urls:
-        return spark.createDataFrame([], "visitor_id string")
-    reader = spark.read.schema("visitor_id string, user_id string").option("__globPaths__", "false")
-    events = reader.parquet(*sorted(urls.values())).where(F.col("user_id").isNotNull())
-    wanted = F.broadcast(users.select(F.col("id").alias("user_id")).distinct())
-    return events.join(wanted, "user_id", "left_semi").select("visitor_id")
+    known = read_files(spark, sorted(urls.values()), [*visitor_list.COLUMNS, Column(USER, "VARCHAR(65535)")])
+    wanted = F.broadcast(users.select(F.col("id").alias(USER)).distinct())
+    return known.join(wanted, USER, "left_semi").select(VISITOR)
 
 
 if __name__ == "__main__":

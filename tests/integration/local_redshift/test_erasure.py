@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 from fakes.task_instance import FakeTaskInstance
-from integration.local_redshift.test_marts import Pipeline, event
+from integration.local_redshift.test_mart_tables import Pipeline, event
 
 from airflow_emr_etl.models.manifest import Column, Manifest, ManifestEntry
 from airflow_emr_etl.operators.erase_visitors import EraseVisitorsOperator
@@ -61,6 +61,7 @@ def erase(loader: Any, visitors: str, run: str = "r") -> dict[str, Any]:
     return result
 
 
+@pytest.mark.slow
 def test_the_marts_are_those_of_a_warehouse_that_never_had_them(loader: Any) -> None:
     pipeline = Pipeline(loader)
     for day, lines in LINES.items():

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from fakes.task_instance import FakeTaskInstance
-from integration.local_redshift.test_marts import Pipeline, event
+from integration.local_redshift.test_mart_tables import Pipeline, event
 
 from airflow_emr_etl.exceptions import ConfigurationError
 from airflow_emr_etl.models.clickstream_marts import IDENTITIES, identities

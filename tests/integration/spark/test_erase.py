@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +13,10 @@ import pytest
 
 from airflow_emr_etl.exceptions import ConfigurationError, CorruptInputError, ManifestError
 from airflow_emr_etl.models.batch import Batch
-from airflow_emr_etl.models.manifest import Accounting, Manifest
+from airflow_emr_etl.models.manifest import Accounting, Column, Manifest
 from airflow_emr_etl.spark import columns, storage
 from airflow_emr_etl.spark.dataset import Dataset, schema
+from airflow_emr_etl.spark.jobs import clickstream_erase
 from airflow_emr_etl.spark.jobs.clickstream_erase import Erasure, erase
 from airflow_emr_etl.spark.jobs.clickstream_erasure_list import list_visitors
 from airflow_emr_etl.spark.jobs.clickstream_sessionize import sessionize
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.spark
 
 FIRST = date(2026, 1, 5)
+TOTAL = Column("total", "BIGINT")
 VISITORS = {name: hashlib.sha256(name.encode()).hexdigest() for name in "abcdef"}
 
 
@@ -39,16 +43,24 @@ class Lake:
         self.catalog = str(folder / "catalog")
         self.runs = 0
 
-    def night(self, day: date, visitors: str, users: dict[str, str] | None = None) -> Accounting:
-        """Each visitor has hits before midnight of the day before, at noon, and at the end of the day."""
+    def night(
+        self,
+        day: date,
+        visitors: str,
+        users: dict[str, str] | None = None,
+        minutes: tuple[int, ...] = (-730, 0, 5, 715),
+        batch: str | None = None,
+    ) -> Accounting:
+        """Each visitor has hits before midnight of the day before, at noon, and at the end of the day; or as many
+        minutes after noon as ``minutes`` says, of which each is an event of its own. ``batch``: one of several."""
         rows = []
         for name in visitors:
             noon = datetime.combine(day, datetime.min.time()) + timedelta(hours=12)
-            for n, minutes in enumerate((-730, 0, 5, 715)):
-                ts = noon + timedelta(minutes=minutes)
+            for n, after in enumerate(minutes):
+                ts = noon + timedelta(minutes=after)
                 rows.append(
                     {
-                        "event_id": hashlib.sha256(f"{name}{day}{n}".encode()).hexdigest(),
+                        "event_id": hashlib.sha256(f"{name}{day}{after}".encode()).hexdigest(),
                         "ts": ts.isoformat(sep=" "),
                         "visitor_id": VISITORS[name],
                         "user_id": (users or {}).get(name) if n == 1 else None,
@@ -73,12 +85,13 @@ class Lake:
         dataset.write(frame.repartitionByRange(4, "visitor_id"))
         files, _ = dataset.measure()
         count = len(visitors)
-        parts = {"bots": count, "page_views": count, "outside_day": count}
+        outside = count * sum(not -720 <= after < 720 for after in minutes)
+        parts = {"bots": count, "page_views": count, "outside_day": outside}
         dataset.finish(
             files, "test", Accounting(lines_in=len(rows) + 1, valid=len(rows), delivered_twice=1, **parts)
         )
         output = self.folder / "sessionized" / f"dt={day}" / f"attempt={self.runs}"
-        return sessionize(self.spark, str(source), day, str(output), catalog=self.catalog)
+        return sessionize(self.spark, str(source), day, str(output), catalog=self.catalog, name=batch)
 
     def list(self, *, visitors: str = "", users: str = "") -> str:
         self.runs += 1
@@ -98,7 +111,7 @@ class Lake:
             visitors,
             str(self.folder / "erasures" / f"attempt={self.runs}"),
             catalog=self.catalog,
-            data=[str(self.folder / "sessionized")],
+            data=[str(self.folder)],
         )
 
     def manifests(self) -> dict[Path, Manifest]:
@@ -146,6 +159,7 @@ def lake(spark: SparkSession, tmp_path: Path) -> Lake:
     return Lake(spark, tmp_path / "lake")
 
 
+@pytest.mark.slow
 def test_visitors_go_and_everything_else_stays(lake: Lake) -> None:
     lake.night(FIRST, "abc")
     lake.night(FIRST + timedelta(days=1), "bcd")
@@ -181,6 +195,7 @@ def test_visitors_go_and_everything_else_stays(lake: Lake) -> None:
     assert (again.rows, again.files_rewritten, again.files_deleted) == ({}, 0, 0)
 
 
+@pytest.mark.slow
 def test_the_nights_after_are_those_of_a_lake_that_never_had_them(lake: Lake, tmp_path: Path) -> None:
     days = [FIRST + timedelta(days=n) for n in range(3)]
     other = Lake(lake.spark, tmp_path / "other")
@@ -211,60 +226,173 @@ def test_the_nights_after_are_those_of_a_lake_that_never_had_them(lake: Lake, tm
     assert (accounting.valid, accounting.erased, accounting.delivered_twice) == (8, 4, 1)
 
 
-def test_whatever_dies_the_next_run_makes_it_whole(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The driver dies before its n-th write or delete, for every n; each time a reader sees before or after."""
+class Deaths:
+    """The driver dies before its n-th write or delete of a file whose name ends in ``of``."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, of: str = "") -> None:
+        self.left: int | None = None
+        self.of = of
+        for name in ("write_text", "delete"):
+            monkeypatch.setattr(storage, name, self._dying(getattr(storage, name)))
+
+    def _dying(self, done: Any) -> Any:
+        def call(spark: SparkSession, uri: str, *text: str) -> None:
+            if self.left is not None and uri.endswith(self.of):
+                if self.left == 0:
+                    raise Killed
+                self.left -= 1
+            done(spark, uri, *text)
+
+        return call
+
+
+def test_a_run_that_died_between_two_manifests_is_made_whole(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lake.night(FIRST, "ab")
     before = lake.rows()
     after = without(before, "b")
     visitors = lake.list(visitors=VISITORS["b"])
-    writes = {name: getattr(storage, name) for name in ("write_text", "delete")}
-    left = 0
+    deaths = Deaths(monkeypatch, of="/manifest.json")
+    deaths.left = 1
+    with pytest.raises(Killed):
+        lake.erase(visitors)
+    found = lake.rows()
+    assert [path for path in found if found[path] == after[path] != before[path]]
+    assert [path for path in found if found[path] == before[path] != after[path]]
 
-    def dying(name: str) -> Any:
-        def call(*arguments: Any) -> None:
-            nonlocal left
-            if left == 0:
-                raise Killed
-            left -= 1
-            writes[name](*arguments)
+    deaths.left = None
+    lake.erase(visitors)
 
-        return call
+    assert lake.rows() == after
+    assert lake.visitors_on_disk() == {"a"}
 
-    for name in writes:
-        monkeypatch.setattr(storage, name, dying(name))
-    deaths = 0
-    while True:
-        left = deaths
+
+def arrivals(lake: Lake, visitors: str) -> None:
+    """Batches of one day: the second brings an event of the first again, and goes on with its sessions."""
+    lake.night(FIRST, visitors, minutes=(0, 5, 10, 800), batch="stream-1")
+    lake.night(FIRST, visitors, minutes=(5, 15, 20), batch="stream-2")
+    lake.night(FIRST, "c", minutes=(0, 25, -800), batch="stream-3")
+
+
+def counted(lake: Lake) -> list[tuple[Any, ...]]:
+    """The accounting of each batch's events and sessions, of what is said of its rows."""
+    found = []
+    for path, manifest in lake.manifests().items():
+        assert manifest.accounting is not None
+        manifest.accounting.check()
+        numbers = manifest.accounting.to_dict()
+        names = (
+            ["sessions"] if manifest.dataset == "sessions" else ["valid", "bots", "page_views", "outside_day"]
+        )
+        found.append((*path.parts[-5:-1], {name: numbers[name] for name in names}))
+    return found
+
+
+def test_several_batches_of_a_day_each_count_their_own(lake: Lake, tmp_path: Path) -> None:
+    other = Lake(lake.spark, tmp_path / "other")
+    arrivals(lake, "abc")
+    arrivals(other, "ac")
+    valid = {path: manifest.accounting for path, manifest in lake.manifests().items()}
+    # Of the second and the third batch some came in the first, which each states anew.
+    repeated = [of for of in valid.values() if of is not None and of.delivered_twice > 1]
+    assert [of.valid for of in repeated] == [6, 6, 2, 2]
+
+    lake.erase(lake.list(visitors=VISITORS["b"]))
+
+    assert lake.visitors_on_disk() == {"a", "c"}
+    assert counted(lake) == counted(other)
+    for path, manifest in lake.manifests().items():
+        was, now = valid[path], manifest.accounting
+        assert was is not None
+        assert now is not None
+        assert now.erased == (was.valid - now.valid if manifest.dataset == "events" else 0)
+    assert [batch.days for batch in lake.batches()] == [batch.days for batch in other.batches()]
+
+
+@pytest.mark.slow
+def test_whatever_dies_the_next_run_makes_it_whole(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before every write and every delete; each time a reader sees before or after."""
+    other = Lake(lake.spark, tmp_path / "other")
+    arrivals(lake, "abc")
+    arrivals(other, "ac")
+    before = lake.rows()
+    after = without(before, "b")
+    visitors = lake.list(visitors=VISITORS["b"])
+    saved = shutil.copytree(lake.folder, tmp_path / "saved")
+    deaths = Deaths(monkeypatch)
+    for survived in range(100):
+        shutil.rmtree(lake.folder)
+        shutil.copytree(saved, lake.folder)
+        deaths.left = survived
         try:
             lake.erase(visitors)
         except Killed:
-            deaths += 1
             for path, rows in lake.rows().items():
                 assert rows in (before[path], after[path])
-            for manifest in lake.manifests().values():
-                assert manifest.accounting is not None
-                manifest.accounting.check()
+            deaths.left = None
+            lake.erase(visitors)
         else:
             break
-    assert deaths > 4
-    assert lake.rows() == after
-    assert lake.visitors_on_disk() == {"a"}
-    assert [sum(batch.days.values()) for batch in lake.batches()] == [4]
+        assert lake.rows() == after
+        assert lake.visitors_on_disk() == {"a", "c"}
+        assert counted(lake) == counted(other)
+        assert [batch.days for batch in lake.batches()] == [batch.days for batch in other.batches()]
+    # Two entries, six manifests and as many files that held b, at least.
+    assert 14 < survived < 99
 
 
-def test_a_file_that_two_manifests_list_goes_from_both(lake: Lake) -> None:
-    """A gate that puts no row aside lists the files that came."""
+def test_whatever_has_a_manifest_and_visitors_is_cleaned_and_nothing_else(lake: Lake) -> None:
+    """A gate that puts no row aside lists the files that came; marts and totals lie in one folder; lists stay."""
     lake.night(FIRST, "ab")
     [events] = [path for path in lake.manifests() if "sessionized" in str(path) and "events" in str(path)]
     clean = events.parents[1] / "clean" / "events" / "manifest.json"
     clean.parent.mkdir(parents=True)
     clean.write_text(events.read_text())
+    marts = lake.folder / "sessionized" / "marts"
+    dataset = Dataset(
+        lake.spark, str(marts.parent), "marts", FIRST, [Column("visitor_id", "VARCHAR(64)"), TOTAL]
+    )
+    totals = Dataset(lake.spark, str(marts), "totals", FIRST, [TOTAL])
+    users = [(VISITORS[name], len(name)) for name in "ab"]
+    for each in (dataset, totals):
+        each.write(lake.spark.createDataFrame(users, "visitor_id string, total bigint"))
+        files, _ = each.measure()
+        each.finish(files, "test", None)
+    listed = Path(lake.list(visitors=f"{VISITORS['a']}\n{VISITORS['c']}"))
     before = lake.rows()
 
     lake.erase(lake.list(visitors=VISITORS["a"]))
 
     assert lake.rows() == without(before, "a")
+    assert len(lake.rows()[marts / "manifest.json"]) == 1
+    assert len(lake.rows()[marts / "totals" / "manifest.json"]) == 2
     assert lake.visitors_on_disk() == {"b"}
+    assert Manifest.from_json(listed.read_text()).record_count == 2
+    for url in Manifest.from_json(listed.read_text()).urls:
+        assert Path(url).exists()
+
+
+def test_a_batch_that_is_entered_meanwhile_is_not_passed_over(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake.night(FIRST, "ab")
+    before = lake.rows()
+    visitors = lake.list(visitors=VISITORS["a"])
+    measured = clickstream_erase.measure_files
+
+    def late(*arguments: Any) -> Any:
+        entry = next(Path(lake.catalog).glob("*.json"))
+        batch = replace(Batch.from_json(entry.read_text()), name="stream-1")
+        (Path(lake.catalog) / "stream-1.json").write_text(batch.to_json())
+        return measured(*arguments)
+
+    monkeypatch.setattr(clickstream_erase, "measure_files", late)
+    with pytest.raises(ManifestError, match="written anew while visitors were taken out"):
+        lake.erase(visitors)
+    assert lake.rows() == before
 
 
 def test_a_user_is_every_visitor_that_the_user_signed_in_on(lake: Lake) -> None:
