@@ -166,6 +166,7 @@ class Replay:
             page_views=first.page_views + part.page_views,
             outside_day=first.outside_day + part.outside_day,
             headers=first.headers + part.headers,
+            erased=first.erased + part.erased,
             # The first run has told most of it already, of lines that it could not read as well.
             drift={**part.drift, **first.drift},
         )

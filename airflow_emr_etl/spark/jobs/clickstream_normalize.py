@@ -7,7 +7,6 @@ Order plays no part: the same lines in other files order or other splits give th
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from datetime import date, timedelta
 from typing import Dict, List, Optional, Sequence, Set, Tuple
@@ -24,6 +23,7 @@ from airflow_emr_etl.spark import columns, enrichment, file_layout, storage
 from airflow_emr_etl.spark.arguments import job_parser, whole_number
 from airflow_emr_etl.spark.dataset import Dataset, empty
 from airflow_emr_etl.spark.enrichment import Enrichment
+from airflow_emr_etl.spark.erased_lines import without_erased
 from airflow_emr_etl.spark.line_parser import MAX_LINE_BYTES
 from airflow_emr_etl.spark.lookup import Lookups
 from airflow_emr_etl.spark.replay import Replay
@@ -45,6 +45,13 @@ def parse_arguments(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         help="the output of an earlier run for this day: its quarantined lines are read again, the rest is kept",
     )
     parser.add_argument("--expected-lines", type=whole_number, help="fail unless this many lines are read")
+    parser.add_argument(
+        "--erased",
+        action="append",
+        default=[],
+        metavar="URI",
+        help="a list of visitors whose lines are left out, as clickstream_erasure_list wrote it; repeatable",
+    )
     add_line_arguments(parser)
     file_layout.add_arguments(parser)
     arguments = parser.parse_args(argv)
@@ -87,6 +94,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             rules=enrichment.from_arguments(spark, arguments),
             source=load_source(spark, arguments.source, arguments.log_format),
             replay=arguments.replay,
+            erased=arguments.erased,
         )
         for message, count in accounting.drift.items():
             print(f"{NAME}: schema drift: {message} ({count} times)")  # noqa: T201 - the step's stdout
@@ -105,11 +113,13 @@ def normalize(
     rules: Optional[Enrichment] = None,
     source: Optional[LogSource] = None,
     replay: Optional[str] = None,
+    erased: Sequence[str] = (),
 ) -> Accounting:
     """Run the job in ``spark``; see the module. Raise MissingInputError or AccountingError.
 
     ``source`` says what the lines look like; None is Common and Combined Log Format. ``replay``: the output of an
     earlier run for the day, whose quarantined lines are read in place of ``inputs``; the outcome is the whole day's.
+    ``erased``: manifests of lists of visitors, whose lines are left out and counted.
 
     No manifest is written unless every line is accounted for.
     """
@@ -157,7 +167,9 @@ def normalize(
         good = _with_own_identity(good)
     good = enrichment.with_named_pages(_with_all_fields(good), source.page_views)
     bad = lines.where(F.col("reason").isNotNull() & (F.col("reason") != HEADER))
-    lookups, filtered = Lookups(), {}
+    lookups, filtered, erased_lines = Lookups(), {}, 0
+    if erased:
+        good, erased_lines = without_erased(good, erased, rules.privacy)
     if lines_in > bad_lines + headers:
         internal = enrichment.internal_hosts(good, rules, lookups)
         if internal is not None and rules.drop_internal:
@@ -213,6 +225,7 @@ def normalize(
         empty_files=len(files) - len({row["file"] for row in splits}) if first is None else 0,
         outside_day=_get(seen, "outside_day"),
         headers=headers,
+        erased=erased_lines,
         drift={**(drift_counts(lines) if source.drifts else {}), **parsed.file_drift},
     )
     accounting.check()
@@ -301,20 +314,15 @@ def _with_all_fields(events: DataFrame) -> DataFrame:
 def _line_numbers(spark: SparkSession, splits: Sequence[Row], files: Sequence[str]) -> DataFrame:
     """For ``file`` and ``split``: ``shift``, which turns a position in the split into a line number of the file,
     and ``listed``, the file's name as the input has it (Spark's own is percent-encoded in some versions)."""
-    listed = {_after_scheme(uri): uri for uri in files}
+    listed = {storage.after_scheme(uri): uri for uri in files}
     rows: List[Tuple[str, int, int, str]] = []
     before: Dict[str, int] = {}
     for row in sorted(splits, key=lambda row: (row["file"], row["split"])):
         file = row["file"]
-        name = listed.get(_after_scheme(file)) or listed.get(_after_scheme(unquote(file)), file)
+        name = listed.get(storage.after_scheme(file)) or listed.get(storage.after_scheme(unquote(file)), file)
         rows.append((file, row["split"], before.get(file, 0) - row["first_position"] + 1, name))
         before[file] = before.get(file, 0) + row["lines"]
     return spark.createDataFrame(rows, "file string, split bigint, shift bigint, listed string")
-
-
-def _after_scheme(uri: str) -> str:
-    """What two spellings of one file agree in: ``s3`` and ``s3a``, ``file:/x`` and ``/x``."""
-    return re.sub("^[A-Za-z][A-Za-z0-9+.-]*:", "", uri).lstrip("/")
 
 
 def _numbered(bad: DataFrame, line_numbers: DataFrame) -> DataFrame:

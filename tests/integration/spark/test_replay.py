@@ -15,8 +15,11 @@ from airflow_emr_etl.exceptions import AccountingError, ConfigurationError, Mani
 from airflow_emr_etl.models.log_source import log_format_source
 from airflow_emr_etl.models.manifest import Manifest
 from airflow_emr_etl.spark.enrichment import Enrichment
+from airflow_emr_etl.spark.jobs.clickstream_erase import erase
+from airflow_emr_etl.spark.jobs.clickstream_erasure_list import list_visitors
 from airflow_emr_etl.spark.jobs.clickstream_normalize import normalize
 from airflow_emr_etl.spark.sources import built_in_source, parse_source
+from airflow_emr_etl.spark.visitor_privacy import Privacy
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -95,6 +98,33 @@ def test_replay_is_a_run_that_never_failed(spark: SparkSession, tmp_path: Path) 
     assert again == after
     assert rows(spark, tmp_path / "again", "events") == rows(spark, tmp_path / "replayed", "events")
     assert rows(spark, tmp_path / "again", "quarantine") == rows(spark, tmp_path / "replayed", "quarantine")
+
+
+def test_erased_visitors_stay_away_only_where_the_list_is_given(spark: SparkSession, tmp_path: Path) -> None:
+    """Raw and quarantined lines do not say whose they are before they are read."""
+    raw = tmp_path / "raw.json"
+    # Of each of five visitors eight lines, two of which can be read after the mend only.
+    lines = [record(n, status="OK" if n % 4 == 0 else 200) for n in range(40)]
+    raw.write_bytes(b"\n".join(lines))
+    strict, mended = parse_source(STRICT, "strict"), parse_source(MENDED, "mended")
+    rules = Enrichment(privacy=Privacy("hash", b"0123456789abcdef"))
+    first, replayed, whole = (str(tmp_path / name) for name in ("first", "replayed", "whole"))
+    normalize(spark, [str(raw)], DAY, first, source=strict, rules=rules)
+    visitor = rows(spark, tmp_path / "first", "events")[0][-5]
+    (tmp_path / "ids.txt").write_text(visitor)
+    list_visitors(spark, str(tmp_path / "list"), visitors=str(tmp_path / "ids.txt"))
+    erased = str(tmp_path / "list" / "visitors" / "manifest.json")
+    erase(spark, erased, str(tmp_path / "report"), data=[first])
+    of_others = normalize(spark, [], DAY, replayed, source=mended, rules=rules, replay=first, erased=[erased])
+
+    assert (of_others.valid, of_others.erased, of_others.quarantined) == (32, 8, {})
+    found = rows(spark, tmp_path / "replayed", "events")
+    assert not any(visitor in row for row in found)
+    again = normalize(spark, [str(raw)], DAY, whole, source=mended, rules=rules, erased=[erased])
+    assert (again.valid, again.erased) == (32, 8)
+    assert rows(spark, tmp_path / "whole", "events") == found
+    back = normalize(spark, [], DAY, str(tmp_path / "back"), source=mended, rules=rules, replay=first)
+    assert (back.valid, back.erased) == (34, 6)
 
 
 @pytest.mark.slow
