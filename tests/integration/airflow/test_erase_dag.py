@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from datetime import UTC, datetime
 from io import BytesIO
@@ -25,16 +26,19 @@ WAREHOUSE = RedshiftTarget(
 )
 
 
-def line(host: str, user: str, minute: int, path: str) -> str:
-    return f'{host} - {user} [05/Jan/2026:10:{minute:02}:00 +0000] "GET {path} HTTP/1.1" 200 5 "-" "{AGENT}"'
+def line(host: str, minute: int, path: str, user: str | None = None) -> str:
+    seen = {"ts": f"{NIGHT}T10:{minute:02}:00Z", "host": host, "path": path, "method": "GET", "status": 200}
+    return json.dumps(
+        {**seen, "user_agent": AGENT, "bytes": 5, **({} if user is None else {"user_id": user})}
+    )
 
 
 LINES = [
-    # The user's visitor has hits without a sign-in; another one does not sign in at all.
-    line("192.0.2.1", "-", 0, "/"),
-    line("192.0.2.1", "zelda-zebra", 1, "/account"),
-    line("192.0.2.2", "-", 2, "/"),
-    line("192.0.2.2", "otto", 3, "/account"),
+    # Each user's visitor has hits without a sign-in, too.
+    line("192.0.2.1", 0, "/"),
+    line("192.0.2.1", 1, "/account", "zelda-zebra"),
+    line("192.0.2.2", 2, "/"),
+    line("192.0.2.2", 3, "/account", "otto"),
 ]
 
 
@@ -72,6 +76,15 @@ def kept_by_airflow(run: Any) -> str:
     return json.dumps(found, default=str)
 
 
+def logged(bucket: str) -> set[str]:
+    """What EMR's logs in the bucket say, a text for each."""
+    s3 = boto3.client("s3")
+    keys = [item["Key"] for item in s3.list_objects_v2(Bucket=bucket)["Contents"]]
+    found = {gzip.decompress(s3.get_object(Bucket=bucket, Key=key)["Body"].read()).decode() for key in keys}
+    assert any(found)
+    return found
+
+
 def test_a_user_is_gone_from_the_lake_the_warehouse_and_the_marts(dags: dict[str, Any]) -> None:
     s3 = boto3.client("s3")
     name = f"erase-{datetime.now(UTC):%H%M%S%f}"
@@ -85,7 +98,7 @@ def test_a_user_is_gone_from_the_lake_the_warehouse_and_the_marts(dags: dict[str
     }
     night = dags["clickstream_nightly"].test(
         logical_date=datetime(2026, 1, 6, tzinfo=UTC),
-        run_conf={**settings, "source": f"s3://{name}-source/", "day": NIGHT},
+        run_conf={**settings, "source": f"s3://{name}-source/", "log_source": "json_events", "day": NIGHT},
     )
     assert str(night.state) == "success"
     hook = RedshiftDataHook(WAREHOUSE)
@@ -93,6 +106,7 @@ def test_a_user_is_gone_from_the_lake_the_warehouse_and_the_marts(dags: dict[str
         row["visitor_id"]
         for row in hook.query("SELECT visitor_id FROM marts.identities WHERE user_id = 'zelda-zebra'")
     }
+    of_the_night = logged(f"{name}-logs")
 
     erasure = dags["clickstream_erase"].test(
         logical_date=datetime(2026, 1, 7, tzinfo=UTC),
@@ -119,6 +133,6 @@ def test_a_user_is_gone_from_the_lake_the_warehouse_and_the_marts(dags: dict[str
                 datasets += 1
                 assert zelda not in table["visitor_id"].to_pylist()
     assert datasets >= 3
-    kept = kept_by_airflow(erasure)
-    assert "zelda" not in kept
-    assert zelda not in kept
+    told = kept_by_airflow(erasure) + "".join(logged(f"{name}-logs") - of_the_night)
+    assert "zelda" not in told
+    assert zelda not in told
