@@ -32,9 +32,9 @@ GROUPS = (
     "sessions_parquet",
     "skew_10_percent",
     "quality_20",
+    "curve",
     "pipeline_gz_json",
     "pipeline_gz_clf",
-    "curve",
 )
 CURVE = (1, 2, 5, 10, 20, 50, 100)
 """Million events."""

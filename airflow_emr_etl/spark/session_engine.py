@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from functools import reduce
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence
+from typing import Any, Iterable, Iterator, List, Optional, Sequence
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -16,6 +16,7 @@ from pyspark.sql import functions as F
 from airflow_emr_etl.exceptions import ConfigurationError
 from airflow_emr_etl.models.manifest import ManifestEntry
 from airflow_emr_etl.models.session_rules import SessionRules
+from airflow_emr_etl.spark.partition_keys import partition_keys
 
 HITS_A_PARTITION = 1_000_000
 """Some 150 MB in a Python worker."""
@@ -147,34 +148,6 @@ def partition_count(spark: SparkSession, rows: Optional[int]) -> int:
     if rows is None:
         return max(cores, int(spark.conf.get("spark.sql.shuffle.partitions") or 200))
     return max(cores, -(-rows // HITS_A_PARTITION))
-
-
-def partition_keys(count: int) -> List[int]:
-    """For each of ``count`` partitions a key that Spark's hash partitioning sends there, and to no other.
-
-    Numbers 0, 1, 2 … would collide: some partitions get two of them, and others none.
-    """
-    found: Dict[int, int] = {}
-    key = 0
-    while len(found) < count:
-        found.setdefault(spark_hash(key) % count, key)
-        key += 1
-    return [found[place] for place in range(count)]
-
-
-def spark_hash(value: int) -> int:
-    """Spark's ``hash`` of one INT: Murmur3 for 32 bits with the seed 42, as a signed number."""
-
-    def rotated(word: int, by: int) -> int:
-        return (word << by | word >> (32 - by)) & 0xFFFFFFFF
-
-    mixed = rotated((value & 0xFFFFFFFF) * 0xCC9E2D51 & 0xFFFFFFFF, 15) * 0x1B873593 & 0xFFFFFFFF
-    found = (rotated(42 ^ mixed, 13) * 5 + 0xE6546B64) & 0xFFFFFFFF
-    found ^= 4
-    for factor, shift in ((0x85EBCA6B, 16), (0xC2B2AE35, 13)):
-        found = (found ^ found >> shift) * factor & 0xFFFFFFFF
-    found ^= found >> 16
-    return found - (1 << 32) if found >> 31 else found
 
 
 def _check_arrow() -> None:

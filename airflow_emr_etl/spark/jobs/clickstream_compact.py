@@ -12,17 +12,18 @@ import dataclasses
 import json
 import sys
 import uuid
-from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from airflow_emr_etl.exceptions import AccountingError, ManifestError, MissingInputError
-from airflow_emr_etl.models.manifest import Manifest, ManifestEntry
+from airflow_emr_etl.models.manifest import Manifest
 from airflow_emr_etl.spark import file_layout, storage
 from airflow_emr_etl.spark.batch_catalog import BatchCatalog
-from airflow_emr_etl.spark.dataset import read_manifest, schema
+from airflow_emr_etl.spark.dataset import PARQUET_OPTIONS, measure_files, read_files, read_manifest
 from airflow_emr_etl.spark.file_layout import FileLayout
+from airflow_emr_etl.spark.partition_keys import partition_keys
 from airflow_emr_etl.spark.session import job_session
 
 NAME = "clickstream_compact"
@@ -90,9 +91,10 @@ def compact(
     storage.write_text(spark, note, json.dumps({"new": attempt, "old": old.urls}, indent=1) + "\n")
     progress("noted")
     data_folder = _data_folder(attempt, old)
-    _in_order(spark, old, wanted).write.parquet(data_folder)
+    _in_order(spark, old, wanted).write.options(**PARQUET_OPTIONS).parquet(data_folder)
     progress("written")
-    new = dataclasses.replace(old, entries=_entries(spark, data_folder, old))
+    entries, _ = measure_files(spark, data_folder, old.columns)
+    new = dataclasses.replace(old, entries=tuple(entries))
     if new.record_count != old.record_count:
         storage.delete(spark, attempt)
         storage.delete(spark, note)
@@ -159,55 +161,24 @@ def _data_folder(attempt: str, old: Manifest) -> str:
 
 def _in_order(spark: SparkSession, old: Manifest, files: int) -> DataFrame:
     """The rows in the order of the manifest, in as many partitions as there are to be files, all equally long."""
-    reader = spark.read.schema(schema(old.columns)).option("__globPaths__", "false")
     first: List[Any] = []
     position = 0
     for entry in old.entries:
         first.append((entry.url.rsplit("/", 1)[-1], position))
         position += entry.record_count
     names = spark.createDataFrame(first, "_file string, _first bigint")
-    rows = reader.parquet(*old.urls).select(
+    rows = read_files(spark, old.urls, old.columns).select(
         "*", F.col("_metadata.file_name").alias("_file"), F.col("_metadata.row_index").alias("_row")
     )
     rows = rows.join(F.broadcast(names), "_file").withColumn(_PLACE, F.col("_first") + F.col("_row"))
     number = F.floor(F.col(_PLACE) * F.lit(files) / F.lit(max(position, 1))).cast("int")
-    keys = F.array(*(F.lit(key).cast("bigint") for key in _partition_keys(spark, files)))
+    keys = F.array(*(F.lit(key).cast("int") for key in partition_keys(files)))
     placed = rows.withColumn("_key", F.get(keys, number))
     return (
         placed.repartition(files, "_key")
         .sortWithinPartitions(_PLACE)
         .select(*(column.name for column in old.columns))
     )
-
-
-def _partition_keys(spark: SparkSession, partitions: int) -> List[int]:
-    """For each partition a number that Spark's hash sends there: so each gets exactly what is meant for it."""
-    found: Dict[int, int] = {}
-    begin, step = 0, 20 * partitions + 100
-    while len(found) < partitions:
-        candidates = spark.range(begin, begin + step).select(
-            "id", F.expr(f"pmod(hash(id), {partitions})").alias("p")
-        )
-        for row in candidates.collect():
-            found.setdefault(row["p"], row["id"])
-        begin += step
-    return [found[partition] for partition in range(partitions)]
-
-
-def _entries(spark: SparkSession, data_folder: str, old: Manifest) -> Tuple[ManifestEntry, ...]:
-    files = [file for file in storage.list_files(spark, data_folder) if file.uri.endswith(".parquet")]
-    reader = spark.read.schema(schema(old.columns)).option("__globPaths__", "false")
-    counted = {
-        row["_file"]: row["rows"]
-        for row in reader.parquet(*(file.uri for file in files))
-        .groupBy(F.col("_metadata.file_name").alias("_file"))
-        .agg(F.count(F.lit(1)).alias("rows"))
-        .collect()
-    }
-    sized = [
-        ManifestEntry(file.uri, file.size, counted.get(file.uri.rsplit("/", 1)[-1], 0)) for file in files
-    ]
-    return tuple(entry for entry in sized if entry.record_count)
 
 
 if __name__ == "__main__":

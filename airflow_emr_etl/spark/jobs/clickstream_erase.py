@@ -30,7 +30,7 @@ from airflow_emr_etl.models.manifest import Accounting, Column, Manifest
 from airflow_emr_etl.models.visitor_list import VISITOR
 from airflow_emr_etl.spark import storage, visitor_datasets
 from airflow_emr_etl.spark.batch_catalog import BatchCatalog
-from airflow_emr_etl.spark.dataset import measure_files, read_files, read_manifest
+from airflow_emr_etl.spark.dataset import PARQUET_OPTIONS, measure_files, read_files, read_manifest
 from airflow_emr_etl.spark.quarantine import valid_parts
 from airflow_emr_etl.spark.session import job_session
 from airflow_emr_etl.spark.visitor_datasets import VisitorDataset, place
@@ -166,7 +166,9 @@ class _Run:
         folder = storage.join(dataset.folder, self.token)
         kept = rows.join(self.listed, VISITOR, "left_anti")
         # A join puts its column first, and COPY goes by position.
-        kept.select(*(column.name for column in manifest.columns)).write.parquet(folder)
+        kept.select(*(column.name for column in manifest.columns)).write.options(**PARQUET_OPTIONS).parquet(
+            folder
+        )
         new, _ = measure_files(self.spark, folder, manifest.columns)
         for file in storage.list_files(self.spark, folder):
             if file.uri not in {entry.url for entry in new}:

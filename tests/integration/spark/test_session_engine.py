@@ -16,6 +16,7 @@ pa = pytest.importorskip("pyarrow", reason="pyarrow comes with the extra spark")
 from pyspark.sql import functions as F  # noqa: E402
 
 from airflow_emr_etl.spark import session_engine  # noqa: E402
+from airflow_emr_etl.spark.partition_keys import partition_keys, spark_hash  # noqa: E402
 from airflow_emr_etl.spark.session_engine import HitFiles, HitRows  # noqa: E402
 from airflow_emr_etl.spark.xxhash64 import xxhash64  # noqa: E402
 
@@ -49,12 +50,12 @@ def test_the_hash_of_texts_of_one_length_is_sparks(spark: SparkSession) -> None:
 def test_a_key_for_each_partition(spark: SparkSession) -> None:
     numbers = spark.range(-50, 500).select("id", F.hash(F.col("id").cast("int")).alias("hash")).collect()
     assert {row["id"]: row["hash"] for row in numbers} == {
-        row["id"]: session_engine.spark_hash(row["id"]) for row in numbers
+        row["id"]: spark_hash(row["id"]) for row in numbers
     }
-    keys = spark.createDataFrame([(key,) for key in session_engine.partition_keys(7)], "key int")
+    keys = spark.createDataFrame([(key,) for key in partition_keys(7)], "key int")
     placed = keys.repartition(7, "key").select("key", F.spark_partition_id().alias("place")).collect()
     assert {row["key"]: row["place"] for row in placed} == {
-        key: place for place, key in enumerate(session_engine.partition_keys(7))
+        key: place for place, key in enumerate(partition_keys(7))
     }
 
 
