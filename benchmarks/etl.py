@@ -9,6 +9,7 @@ is compared before their seconds are kept. Options choose single figures and sma
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import signal
@@ -55,6 +56,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=list(CURVE),
         help="sizes in million events, with commas in between; each runs once",
     )
+    parser.add_argument(
+        "--add", action="store_true", help="keep the figures of the run before that this one does not measure"
+    )
     parser.add_argument("--keep", action="store_true", help="keep what the contenders wrote")
     return parser.parse_args(argv)
 
@@ -66,6 +70,8 @@ class Bench:
     environment: dict[str, str]
     figures: Figures = field(default_factory=lambda: Figures("etl"))
     left_out: dict[str, str] = field(default_factory=dict)
+    before: list[dict[str, Any]] = field(default_factory=list)
+    """Figures of an earlier run that are kept where this one has none of the name."""
 
     def run(self) -> int:
         groups = self.chosen.only or GROUPS
@@ -93,7 +99,11 @@ class Bench:
             "ua_parser_backend": etl_agents.backend(),
             "left_out": self.left_out,
         }
+        measured = self.figures.figures
+        names = {row["figure"] for row in measured}
+        self.figures.figures = [*(row for row in self.before if row["figure"] not in names), *measured]
         self.figures.write()
+        self.figures.figures = measured
 
     def sessions_parquet(self) -> None:
         data = etl_data.make(Clicks(self.chosen.events))
@@ -305,14 +315,15 @@ def environment(work: Path) -> dict[str, str]:
 def main(argv: Sequence[str] | None = None) -> int:
     chosen = parse_arguments(argv)
     # Contenders are in sessions of their own: who ends this process must end them by it.
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
+    handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     FOLDER.mkdir(parents=True, exist_ok=True)
     # Beside the data: the system's own folder for such things may be in memory.
     work = Path(tempfile.mkdtemp(prefix="etl-", dir=FOLDER)).resolve()
     try:
-        return Bench(chosen, work, environment(work)).run()
+        before = json.loads((FOLDER / "etl.json").read_text())["figures"] if chosen.add else []
+        return Bench(chosen, work, environment(work), before=before).run()
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, handler)
         if not chosen.keep:
             shutil.rmtree(work, ignore_errors=True)
 
