@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from airflow_emr_etl.operators.emr_step import EmrSparkOperator, EmrStepOperator
     from airflow_emr_etl.operators.erase_visitors import EraseVisitorsOperator
     from airflow_emr_etl.operators.quality_gate import EmrQualityGateOperator
+    from airflow_emr_etl.operators.redshift_quality_gate import RedshiftQualityGateOperator
     from airflow_emr_etl.retry_policy import emr_retry_policy
     from airflow_emr_etl.sensors.emr_cluster import EmrClusterSensor
     from airflow_emr_etl.sensors.emr_step import EmrStepSensor
@@ -61,6 +62,7 @@ _MODULES = {
     "IngestLogsOperator": "transfers.access_logs",
     "InstanceGroup": "models.cluster",
     "ManagedScaling": "models.cluster",
+    "RedshiftQualityGateOperator": "operators.redshift_quality_gate",
     "RedshiftTable": "models.table",
     "RedshiftTarget": "models.table",
     "S3LogsSensor": "sensors.s3_logs",
@@ -93,6 +95,7 @@ __all__ = [  # noqa: RUF022  (the version first, then the names)
     "IngestLogsOperator",
     "InstanceGroup",
     "ManagedScaling",
+    "RedshiftQualityGateOperator",
     "RedshiftTable",
     "RedshiftTarget",
     "S3LogsSensor",

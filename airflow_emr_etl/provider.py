@@ -63,6 +63,7 @@ def get_provider_info() -> dict[str, Any]:
                 "python-modules": [
                     "airflow_emr_etl.operators.build_marts",
                     "airflow_emr_etl.operators.erase_visitors",
+                    "airflow_emr_etl.operators.redshift_quality_gate",
                 ],
             },
         ],

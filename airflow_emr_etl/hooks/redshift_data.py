@@ -152,13 +152,27 @@ class RedshiftDataHook:
 
     def rows(self, statement_id: str) -> Iterator[dict[str, Any]]:
         """The rows of a finished statement (or ``id:n`` of a batch), as mappings by column name."""
+        for columns, records in self._pages(statement_id):
+            names = [column["name"] for column in columns]
+            for record in records:
+                yield dict(zip(names, record, strict=True))
+
+    def result(self, statement_id: str) -> tuple[list[Mapping[str, Any]], list[list[Any]]]:
+        """The columns of a finished statement, as the Data API describes them, and all of its rows."""
+        found: list[Mapping[str, Any]] = []
+        rows: list[list[Any]] = []
+        for columns, records in self._pages(statement_id):
+            found = found or columns
+            rows += records
+        return found, rows
+
+    def _pages(self, statement_id: str) -> Iterator[tuple[list[Mapping[str, Any]], list[list[Any]]]]:
         request = {"Id": statement_id}
         while True:
             with _data_api_call("redshift-data:GetStatementResult"):
                 page = self.client.get_statement_result(**request)
-            names = [column["name"] for column in page.get("ColumnMetadata", [])]
-            for record in page["Records"]:
-                yield dict(zip(names, map(field_value, record), strict=True))
+            records = [[field_value(field) for field in record] for record in page["Records"]]
+            yield page.get("ColumnMetadata", []), records
             if not page.get("NextToken"):
                 return
             request["NextToken"] = page["NextToken"]

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from airflow.sdk import BaseOperator
+
 from airflow_emr_etl.exceptions import ConfigurationError, GateFailedError
 from airflow_emr_etl.operators.emr_step import EmrSparkOperator, beside_dag, read_local
 from airflow_emr_etl.operators.failures import retry_only_what_can_pass
@@ -24,68 +26,33 @@ _COLUMNS = ("dataset", "check", "column", "severity", "result", "unexpected", "o
 _WIDEST_CELL = 48
 
 
-class EmrQualityGateOperator(EmrSparkOperator):
-    """Run a Great Expectations suite on the cluster, and fail the task where a critical expectation failed.
+class GateOperator(BaseOperator):
+    """What a gate does with a verdict, wherever the data was checked.
 
-    The step writes ``result.json`` and the data docs to its attempt's own path. Returns the step's result
-    with ``passed``, ``suite``, ``rows`` (a dataset), ``checks``, ``failed_critical``, ``failed_warning`` and
-    ``data_docs``, and ``quarantined`` and ``clean`` (by dataset: rows that were put aside, and the manifest of the
-    others) where the suite has expectations of severity quarantine. A failed gate is not retried: the same data
-    fails again. The events of the task's outlets carry the verdict and the counts as extras.
-
-    :param suite: the YAML file of the suite: beside the DAG, or ``s3://…`` (templated)
-    :param data: what to check: ``{"events": <manifest's address>}``, or one address alone; the address of a folder
-        is that of Parquet files without a manifest (templated)
-    :param output: ``s3://…`` folder for results
-    :param history: ``s3://…`` folder that holds the results of earlier nights under ``dt=<day>/``, for
-        ``expect_table_row_count_to_be_near_past`` (templated)
     :param on_failure: what a failed gate does: ``fail`` (the default), or ``ask``: the task waits until somebody
         chooses in Airflow's UI (Required Actions) whether the run goes on. Needs Airflow 3.1; before, it fails.
     :param response_timeout: how long ``ask`` waits; no answer is a no. Default: for ever
     """
 
-    template_fields: Sequence[str] = (*EmrSparkOperator.template_fields, "suite", "data", "history")
-    template_fields_renderers: ClassVar[dict[str, str]] = {"data": "json"}
-    ui_color = "#b5e2c4"
-
     def __init__(
         self,
         *,
-        suite: str,
-        data: str | Mapping[str, str],
-        output: str,
-        history: str | None = None,
         on_failure: Literal["fail", "ask"] = "fail",
         response_timeout: timedelta | None = None,
         **kwargs: Any,
     ) -> None:
-        kwargs.setdefault("job", "quality_gate")
-        super().__init__(output=output, **kwargs)
+        super().__init__(**kwargs)
         if on_failure not in ("fail", "ask"):
             raise ConfigurationError(f"on_failure of {self.task_id} is {on_failure!r}; valid: 'fail', 'ask'.")
-        self.suite = suite
-        self.data = data
-        self.history = history
         self.on_failure = on_failure
         self.response_timeout = response_timeout
 
-    def arguments(self, context: Context) -> Sequence[str] | Mapping[str, Any]:
-        data = {"data": self.data} if isinstance(self.data, str) else self.data
-        if not data:
-            raise ConfigurationError(
-                f"Gate {self.task_id} has nothing to check. Set data={{'name': 's3://…'}}."
-            )
-        return [
-            "--suite",
-            self._suite_uri(),
-            *(word for pair in data.items() for word in ("--data", "=".join(pair))),
-            *(["--history", self.history] if self.history else []),
-        ]
-
-    def result(self, context: Context, step: dict[str, Any]) -> dict[str, Any]:
-        address = f"{self.attempt_output()}result.json"
+    def _judged(
+        self, context: Context, document: bytes | str, address: str, result: dict[str, Any]
+    ) -> dict[str, Any]:
+        """``result`` and what the gate found; GateFailedError where that stops the run, or is asked about."""
         try:
-            verdict = json.loads(self.lake.read(address))
+            verdict = json.loads(document)
             checks = list(_checks(verdict))
             summary = {
                 "passed": bool(verdict["passed"]),
@@ -107,17 +74,16 @@ class EmrQualityGateOperator(EmrSparkOperator):
         if failed or not summary["passed"]:
             told = _told(failed, summary)
             if self.on_failure == "ask":
-                self._ask(context, told, {**super().result(context, step), **summary})
+                self._ask(context, told, {**result, **summary})
             raise GateFailedError(told, failed=[check["id"] for check in failed])
         if summary["failed_warning"]:
             self.log.warning(
                 "%d checks of severity warning failed; the gate lets them pass", summary["failed_warning"]
             )
-        return {**super().result(context, step), **summary}
+        return {**result, **summary}
 
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        if "chosen_options" not in event and "error_type" not in event:
-            return super().execute_complete(context, event)
+    def _answered(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """Go on, or not, as somebody said."""
         with retry_only_what_can_pass():
             ti: Any = context["ti"]
             asked = ti.xcom_pull(task_ids=self.task_id, key=ASKED_KEY, map_indexes=ti.map_index) or {}
@@ -158,11 +124,78 @@ class EmrQualityGateOperator(EmrSparkOperator):
         for outlet in self.outlets or ():
             context["outlet_events"][outlet].extra["quality"] = told
 
+
+class EmrQualityGateOperator(GateOperator, EmrSparkOperator):
+    """Run a Great Expectations suite on the cluster, and fail the task where a critical expectation failed.
+
+    The step writes ``result.json`` and the data docs to its attempt's own path. Returns the step's result
+    with ``passed``, ``suite``, ``rows`` (a dataset), ``checks``, ``failed_critical``, ``failed_warning`` and
+    ``data_docs``, and ``quarantined`` and ``clean`` (by dataset: rows that were put aside, and the manifest of the
+    others) where the suite has expectations of severity quarantine. A failed gate is not retried: the same data
+    fails again. The events of the task's outlets carry the verdict and the counts as extras.
+
+    :param suite: the YAML file of the suite: beside the DAG, or ``s3://…`` (templated)
+    :param data: what to check: ``{"events": <manifest's address>}``, or one address alone; the address of a folder
+        is that of Parquet files without a manifest (templated)
+    :param output: ``s3://…`` folder for results
+    :param history: ``s3://…`` folder that holds the results of earlier nights under ``dt=<day>/``, for
+        ``expect_table_row_count_to_be_near_past`` (templated)
+    :param on_failure: what a failed gate does: ``fail`` (the default), or ``ask``: the task waits until somebody
+        chooses in Airflow's UI (Required Actions) whether the run goes on. Needs Airflow 3.1; before, it fails.
+    :param response_timeout: how long ``ask`` waits; no answer is a no. Default: for ever
+    """
+
+    template_fields: Sequence[str] = (*EmrSparkOperator.template_fields, "suite", "data", "history")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"data": "json"}
+    ui_color = "#b5e2c4"
+
+    def __init__(
+        self,
+        *,
+        suite: str,
+        data: str | Mapping[str, str],
+        output: str,
+        history: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.setdefault("job", "quality_gate")
+        super().__init__(output=output, **kwargs)
+        self.suite = suite
+        self.data = data
+        self.history = history
+
+    def arguments(self, context: Context) -> Sequence[str] | Mapping[str, Any]:
+        data = {"data": self.data} if isinstance(self.data, str) else self.data
+        if not data:
+            raise ConfigurationError(
+                f"Gate {self.task_id} has nothing to check. Set data={{'name': 's3://…'}}."
+            )
+        return [
+            "--suite",
+            self._suite_uri(),
+            *(word for pair in data.items() for word in ("--data", "=".join(pair))),
+            *(["--history", self.history] if self.history else []),
+        ]
+
+    def result(self, context: Context, step: dict[str, Any]) -> dict[str, Any]:
+        address = f"{self.attempt_output()}result.json"
+        return self._judged(context, self.lake.read(address), address, super().result(context, step))
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        if is_answer(event):
+            return self._answered(context, event)
+        return super().execute_complete(context, event)
+
     def _suite_uri(self) -> str:
         if self.suite.startswith(("s3://", "s3a://")):
             return self.suite
         path = beside_dag(self, self.suite)
         return self.lake.write_once(self._folder("suites"), path.name, read_local(path))
+
+
+def is_answer(event: Mapping[str, Any]) -> bool:
+    """Whether an event is a human's answer, or its absence, and not a trigger's."""
+    return "chosen_options" in event or "error_type" in event
 
 
 def _put_aside(verdict: Mapping[str, Any]) -> dict[str, Any]:

@@ -52,8 +52,11 @@ def near_past(
     return abs(rows - median) <= tolerance * median, median
 
 
-def age_hours(newest: Any, now: datetime.datetime) -> Optional[float]:
-    """The age of a time, a day (from its end on) or their ISO text, in hours; None for no value."""
+def age_hours(newest: Any, now: datetime.datetime, naive_is_utc: bool = False) -> Optional[float]:
+    """The age of a time, a day (from its end on) or their ISO text, in hours; None for no value.
+
+    A time without a zone is in the machine's, as PySpark hands out Spark's TIMESTAMP, or in UTC.
+    """
     if newest is None:
         return None
     if isinstance(newest, str):
@@ -62,7 +65,8 @@ def age_hours(newest: Any, now: datetime.datetime) -> Optional[float]:
     if not isinstance(newest, datetime.datetime):
         midnight = datetime.datetime(newest.year, newest.month, newest.day, tzinfo=datetime.timezone.utc)
         newest = midnight + datetime.timedelta(days=1)
-    # Without a zone it is in the machine's: so does PySpark hand out Spark's TIMESTAMP.
+    if naive_is_utc and newest.tzinfo is None:
+        newest = newest.replace(tzinfo=datetime.timezone.utc)
     return float((now - newest.astimezone(datetime.timezone.utc)).total_seconds() / 3600)
 
 
@@ -88,7 +92,7 @@ def _ours() -> Tuple[Any, Any]:
                 now = datetime.datetime.fromisoformat(self.now.replace("Z", "+00:00"))
                 now = now if now.tzinfo else now.replace(tzinfo=datetime.timezone.utc)
             newest = metrics["column.max"]
-            age = age_hours(newest, now)
+            age = age_hours(newest, now, getattr(execution_engine, "times_without_zone_are_utc", False))
             return {
                 "success": age is not None and age <= self.max_age_hours,
                 "result": {"observed_value": None if newest is None else str(newest)},

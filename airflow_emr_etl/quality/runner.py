@@ -1,4 +1,4 @@
-"""Running a suite with Great Expectations on Spark.
+"""Running a suite with Great Expectations on Spark, or on tables of a database.
 
 How the work is kept small, since a gate stands between the data and everybody who waits for it:
 
@@ -45,12 +45,15 @@ from airflow_emr_etl.quality.suite import (
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
+    from airflow_emr_etl.quality.sql_engine import Rows
+
 EXAMPLES = 5
 """How many distinct offending values a result carries at most."""
 _SAMPLED = 20
 _EXAMPLE_LENGTH = 200
 _OBSERVED_LENGTH = 1000
 _MESSAGE_LENGTH = 500
+_NO_PROVIDER = "No provider found"  # how Great Expectations says that a metric is not there for an engine
 _META_KEY = "airflow_emr_etl_id"
 _ROWS = "*rows*"  # no id of a suite's entry looks like this
 
@@ -125,31 +128,99 @@ def run_suite(
         CorruptInputError: the rows of a frame cannot even be counted. What fails while an expectation is
             evaluated is no error: that expectation has failed.
     """
-    started = clock()
-    missing = sorted(set(suite.datasets) - set(frames))
+    _all_given(suite, frames)
+
+    def open_frames(context: Any) -> Callable[[str], Any]:
+        for name in suite.datasets:
+            frames[name].createOrReplaceTempView(view_name(name))
+        datasource_type()  # defining it is what gives the context a method to add one
+        source = context.data_sources.add_few_scans_spark(name="spark", persist=False)
+
+        def batch_of(name: str) -> Any:
+            definition = source.add_dataframe_asset(name=name).add_batch_definition_whole_dataframe("all")
+            return definition.get_batch(batch_parameters={"dataframe": frames[name]})
+
+        return batch_of
+
+    def split(name: str, batch: Any, broken: Mapping[str, Any]) -> Tuple[int, Optional[str]]:
+        if put_aside is None:
+            return 0, None
+        return put_aside(name, marked(batch, frames[name], broken) if broken else None)
+
+    return _run(suite, open_frames, docs, clock, split)
+
+
+def run_suite_on_tables(
+    suite: Suite,
+    engine: Any,
+    tables: Mapping[str, Rows],
+    docs: Optional[Path] = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> GateResult:
+    """Run *suite* in a database and return what it found, like :func:`run_suite`.
+
+    Args:
+        suite: its variables already filled in (:meth:`Suite.for_partitions`).
+        engine: a SQLAlchemy engine; everything is computed there, and only numbers and examples are fetched.
+        tables: what each dataset of the suite is, by name.
+        docs: as for :func:`run_suite`.
+
+    Raises:
+        ConfigurationError: as :func:`run_suite`, or an expectation has severity quarantine.
+        CorruptInputError: the rows of a table cannot be counted.
+    """
+    _all_given(suite, tables)
+    for entries in suite.datasets.values():
+        for entry in entries:
+            if entry.severity == QUARANTINE:
+                raise ConfigurationError(
+                    f"{entry.where}: severity quarantine puts rows aside before they are loaded, and this is a table, "
+                    "where they are loaded already; use severity stop or warn"
+                )
+
+    def open_tables(context: Any) -> Callable[[str], Any]:
+        from airflow_emr_etl.quality.sql_engine import open_source
+
+        source = open_source(context, engine, tables)
+        return lambda name: (
+            source.add_table_asset(name=name).add_batch_definition_whole_table("all").get_batch()
+        )
+
+    return _run(suite, open_tables, docs, clock, lambda *_: (0, None))
+
+
+def _all_given(suite: Suite, data: Mapping[str, Any]) -> None:
+    missing = sorted(set(suite.datasets) - set(data))
     if missing:
         raise ConfigurationError(
             f"{suite.source}: there is no data for dataset {', '.join(missing)}; "
-            f"given: {', '.join(sorted(frames)) or 'none'}"
+            f"given: {', '.join(sorted(data)) or 'none'}"
         )
+
+
+def _run(
+    suite: Suite,
+    open_data: Callable[[Any], Callable[[str], Any]],
+    docs: Optional[Path],
+    clock: Callable[[], float],
+    split: Callable[[str, Any, Mapping[str, Any]], Tuple[int, Optional[str]]],
+) -> GateResult:
+    """``open_data`` takes the context and returns what makes the batch of a dataset; ``split`` puts rows aside."""
+    started = clock()
     built = build_expectations(suite)
     context = _context(docs)
-    for name in suite.datasets:
-        frames[name].createOrReplaceTempView(view_name(name))
-    datasource_type()  # defining it is what gives the context a method to add one
-    source = context.data_sources.add_few_scans_spark(name="spark", persist=False)
+    batch_of = open_data(context)
     datasets = {}
     for name, entries in suite.datasets.items():
-        definition = source.add_dataframe_asset(name=name).add_batch_definition_whole_dataframe("all")
-        batch = definition.get_batch(batch_parameters={"dataframe": frames[name]})
+        batch = batch_of(name)
         whole, rows = _validated(batch, name, [built[entry.id] for entry in entries])
         found = {_identity(evr): evr.to_json_dict() for evr in whole.results}
         findings = tuple(finding(entry, found[entry.id]) for entry in entries)
         quarantined, clean = 0, None
         apart = [one for one in findings if one.severity == QUARANTINE]
-        if apart and put_aside is not None:
+        if apart:
             broken = {one.id: built[one.id] for one in apart if one.unexpected_count}
-            quarantined, clean = put_aside(name, marked(batch, frames[name], broken) if broken else None)
+            quarantined, clean = split(name, batch, broken)
         datasets[name] = DatasetResult(rows, findings, quarantined, clean)
         if docs is not None:
             _keep_for_docs(context, suite, name, whole)
@@ -169,7 +240,12 @@ def finding(entry: Expectation, found: Mapping[str, Any]) -> ExpectationResult:
     examples = _examples(outcome.get("partial_unexpected_list") or [])
     observed = _plain(outcome.get("observed_value"), _OBSERVED_LENGTH)
     message = ""
-    if raised is not None:
+    if raised is not None and _NO_PROVIDER in raised:
+        message = (
+            "could not be evaluated: Great Expectations cannot compute this where the data is; write it as an "
+            f"unexpected_rows_expectation with a query ({_shortened(' '.join(raised.split()), _MESSAGE_LENGTH)})"
+        )
+    elif raised is not None:
         message = f"could not be evaluated: {_shortened(' '.join(raised.split()), _MESSAGE_LENGTH)}"
     elif not success and count is not None:
         share = f" ({percent:.3g} %)" if percent is not None else ""
@@ -338,13 +414,16 @@ def _keep_for_docs(context: Any, suite: Suite, name: str, whole: Any) -> None:
         ExpectationSuiteIdentifier,
         ValidationResultIdentifier,
     )
+    from great_expectations.util import convert_to_json_serializable
 
     now = datetime.datetime.now(datetime.timezone.utc)
     run = RunIdentifier(run_name=suite.name, run_time=now)
     whole.meta.update(run_id=run, validation_time=now, batch_parameters=None)
     whole.suite_name = name
     for evr in whole.results:
-        evr.result = _escaped(evr.result)
+        # Expectations about quantiles leave NumPy's booleans.
+        evr.success = bool(evr.success)
+        evr.result = _escaped(convert_to_json_serializable(evr.result))
         evr.exception_info = _escaped(evr.exception_info)
     key = ValidationResultIdentifier(
         expectation_suite_identifier=ExpectationSuiteIdentifier(name=name),

@@ -97,9 +97,12 @@ class Suite:
             },
         )
 
-    def for_partitions(self, partitions: Mapping[str, Mapping[str, str]]) -> Suite:
+    def for_partitions(
+        self, partitions: Mapping[str, Mapping[str, str]], views: Optional[Mapping[str, str]] = None
+    ) -> Suite:
         """The same suite with ``${partition.NAME}`` filled in from *partitions* (by dataset), and
-        ``${dataset.NAME}`` with the name of the view that a query finds that dataset under.
+        ``${dataset.NAME}`` with what a query finds that dataset under: *views* by dataset, by default the view
+        that :func:`view_name` names.
 
         Raises:
             ConfigurationError: a value asks for a partition key that its dataset does not have.
@@ -117,7 +120,10 @@ class Suite:
                                     f"partition.{key}": value
                                     for key, value in partitions.get(dataset, {}).items()
                                 },
-                                **{f"dataset.{name}": view_name(name) for name in self.datasets},
+                                **{
+                                    f"dataset.{name}": views[name] if views else view_name(name)
+                                    for name in self.datasets
+                                },
                             },
                             entry.where,
                         ),

@@ -31,6 +31,7 @@ HELPERS = {
         "emr_events",
         "emr_events_setup",
         "emr_reaper",
+        "redshift_sql",
         "s3_document",
         "s3_lock",
         "step_keeper",

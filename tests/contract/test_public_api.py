@@ -33,6 +33,7 @@ PUBLIC = {
     "IngestLogsOperator",
     "InstanceGroup",
     "ManagedScaling",
+    "RedshiftQualityGateOperator",
     "RedshiftTable",
     "RedshiftTarget",
     "S3LogsSensor",

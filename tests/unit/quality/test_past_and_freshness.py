@@ -48,6 +48,11 @@ def test_age_of_the_newest_value(newest: Any, hours: float | None) -> None:
     assert age_hours(newest, NOW) == hours
 
 
+def test_a_time_without_a_zone_is_in_utc_where_that_is_said() -> None:
+    assert age_hours("2026-01-06T00:00:00", NOW, naive_is_utc=True) == 6
+    assert age_hours("2026-01-06T01:00:00+01:00", NOW, naive_is_utc=True) == 6
+
+
 def test_the_past_goes_to_entries_that_name_none() -> None:
     suite = load_suite(
         "suite: s\ndatasets:\n"
