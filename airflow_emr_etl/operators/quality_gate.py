@@ -139,7 +139,7 @@ class EmrQualityGateOperator(GateOperator, EmrSparkOperator):
         is that of Parquet files without a manifest (templated)
     :param output: ``s3://…`` folder for results
     :param history: ``s3://…`` folder that holds the results of earlier nights under ``dt=<day>/``, for
-        ``expect_table_row_count_to_be_near_past`` (templated)
+        expectations that compare with the past (templated)
     :param on_failure: what a failed gate does: ``fail`` (the default), or ``ask``: the task waits until somebody
         chooses in Airflow's UI (Required Actions) whether the run goes on. Needs Airflow 3.1; before, it fails.
     :param response_timeout: how long ``ask`` waits; no answer is a no. Default: for ever

@@ -43,11 +43,13 @@ class RedshiftQualityGateOperator(GateOperator):
     :param partition: check only rows with these values, such as ``{"dt": "{{ ds }}"}``; the suite finds them as
         ``${partition.dt}`` (templated)
     :param output: ``s3://…`` folder for results (templated)
+    :param history: ``s3://…`` folder that holds the results of earlier nights under ``dt=<day>/``, for expectations
+        that compare with the past; needs ``dt`` in ``partition`` (templated)
     :param statement_timeout: how long one statement may take, a timedelta or seconds
     """
 
     template_fields: Sequence[str] = (
-        *("suite", "target", "data", "partition", "output_folder", "aws_conn_id", "region_name"),
+        *("suite", "target", "data", "partition", "output_folder", "history", "aws_conn_id", "region_name"),
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {"data": "json", "partition": "json"}
     ui_color = "#b5e2c4"
@@ -60,6 +62,7 @@ class RedshiftQualityGateOperator(GateOperator):
         data: Mapping[str, str],
         output: str,
         partition: Mapping[str, str] | None = None,
+        history: str | None = None,
         statement_timeout: timedelta | float = timedelta(hours=1),
         aws_conn_id: str | None = "aws_default",
         region_name: str | None = None,
@@ -71,6 +74,7 @@ class RedshiftQualityGateOperator(GateOperator):
         self.data = data
         self.partition = partition
         self.output_folder = output  # BaseOperator has an ``output`` of its own
+        self.history = history
         self.statement_timeout = as_timedelta(statement_timeout)
         self.aws_conn_id = aws_conn_id
         self.region_name = region_name
@@ -110,6 +114,7 @@ class RedshiftQualityGateOperator(GateOperator):
 
     def _checked(self, output: str) -> GateResult:
         from airflow_emr_etl.hooks.redshift_sql import DataApiConnection, sql_engine
+        from airflow_emr_etl.quality.history import past_nights
         from airflow_emr_etl.quality.runner import run_suite_on_tables
         from airflow_emr_etl.quality.sql_engine import Rows
         from airflow_emr_etl.quality.suite import load_suite
@@ -121,6 +126,14 @@ class RedshiftQualityGateOperator(GateOperator):
             dict.fromkeys(tables, partition),
             {name: selection(table, partition) for name, table in tables.items()},
         )
+        if self.history is not None:
+            if "dt" not in partition:
+                raise ConfigurationError(
+                    f"history= of {self.task_id} is given, but partition= has no day (dt), so no night is past."
+                )
+            files = [str(item.uri) for item in self.lake.list_objects(as_folder(self.history))]
+            past = past_nights(files, lambda uri: self.lake.read(uri).decode(), before=partition["dt"])
+            suite = past.given_to(suite)
         columns = schema.existing_columns(self.hook.query(schema.select_columns(tables.values())))
         absent = sorted(set(tables.values()) - columns.keys())
         if absent:

@@ -8,7 +8,11 @@
     The rows are within ``tolerance`` (a share) of the median of the ``past`` counts. Of fewer than ``at_least``
     (default 3) counts nothing is concluded, and it holds. The gate fills ``past`` from the results of earlier nights.
 
-Both need only numbers that share the one scan. A team's own classes go the same way: a module with subclasses of Great
+``expect_column_value_share_to_be_near_past: {column: is_bot, value: true, tolerance: 0.1}``
+    Of all rows, those with ``value`` are a share (0 to 1) that differs by at most ``tolerance`` from the mean of the
+    ``past`` shares. Otherwise as the last. Without rows there is no share, and so none that is near.
+
+All need only numbers that share the one scan. A team's own classes go the same way: a module with subclasses of Great
 Expectations' classes, named by the suite (``modules: [my_team.expectations]``) and shipped with the job.
 """
 
@@ -23,6 +27,10 @@ from typing import Any, ClassVar, Dict, List, Optional, Sequence, Tuple
 from airflow_emr_etl.exceptions import ConfigurationError
 
 NEAR_PAST = "expect_table_row_count_to_be_near_past"
+SHARE_NEAR_PAST = "expect_column_value_share_to_be_near_past"
+
+_NULLS = "column_values.nonnull.unexpected_count"
+_OTHERS = "column_values.in_set.unexpected_count"
 
 
 def register(modules: Sequence[str], source: str) -> None:
@@ -52,6 +60,17 @@ def near_past(
     return abs(rows - median) <= tolerance * median, median
 
 
+def share_near_past(
+    share: Optional[float], past: Sequence[float], tolerance: float, at_least: int
+) -> Tuple[bool, Optional[float]]:
+    """Whether *share* is near the mean of *past*, and that mean; None where there is too little of a past."""
+    if len(past) < at_least:
+        return True, None
+    mean = statistics.fmean(past)
+    # Shares are quotients: what differs by the tolerance exactly must not fail by a rounding.
+    return share is not None and abs(share - mean) <= tolerance + 1e-12, mean
+
+
 def age_hours(newest: Any, now: datetime.datetime, naive_is_utc: bool = False) -> Optional[float]:
     """The age of a time, a day (from its end on) or their ISO text, in hours; None for no value.
 
@@ -71,8 +90,9 @@ def age_hours(newest: Any, now: datetime.datetime, naive_is_utc: bool = False) -
 
 
 @functools.lru_cache(maxsize=1)
-def _ours() -> Tuple[Any, Any]:
+def _ours() -> Tuple[Any, ...]:
     from great_expectations.expectations.expectation import BatchExpectation, ColumnAggregateExpectation
+    from great_expectations.validator.metric_configuration import MetricConfiguration
 
     class ExpectColumnMaxToBeRecent(ColumnAggregateExpectation):
         """See the module."""
@@ -119,4 +139,39 @@ def _ours() -> Tuple[Any, Any]:
                 "result": {"observed_value": rows, "details": {"median": median, "nights": len(self.past)}},
             }
 
-    return ExpectColumnMaxToBeRecent, ExpectTableRowCountToBeNearPast
+    class ExpectColumnValueShareToBeNearPast(ColumnAggregateExpectation):
+        """See the module."""
+
+        value: Any
+        tolerance: float
+        past: List[float] = []  # noqa: RUF012 - pydantic copies it
+        at_least: int = 3
+
+        metric_dependencies: ClassVar[Tuple[str, ...]] = ("table.row_count", _NULLS, _OTHERS)
+        success_keys: ClassVar[Tuple[str, ...]] = ("value", "tolerance", "past", "at_least")
+
+        def get_validation_dependencies(
+            self, execution_engine: Any = None, runtime_configuration: Any = None
+        ) -> Any:
+            found = super().get_validation_dependencies(execution_engine, runtime_configuration)
+            nulls = found.get_metric_configuration(_NULLS)
+            assert nulls is not None
+            domain = nulls.metric_domain_kwargs
+            found.set_metric_configuration(
+                _OTHERS, MetricConfiguration(_OTHERS, domain, {"value_set": [self.value]})
+            )
+            return found
+
+        def _validate(
+            self, metrics: Dict[str, Any], runtime_configuration: Any = None, execution_engine: Any = None
+        ) -> Dict[str, Any]:
+            rows = int(metrics["table.row_count"])
+            having = rows - int(metrics[_NULLS]) - int(metrics[_OTHERS])
+            share = having / rows if rows else None
+            holds, mean = share_near_past(share, self.past, self.tolerance, self.at_least)
+            return {
+                "success": holds,
+                "result": {"observed_value": share, "details": {"mean": mean, "nights": len(self.past)}},
+            }
+
+    return ExpectColumnMaxToBeRecent, ExpectTableRowCountToBeNearPast, ExpectColumnValueShareToBeNearPast

@@ -30,7 +30,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from typing import Any, Dict, List, Mapping, NoReturn, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NoReturn, Optional, Sequence, Tuple
 
 from airflow_emr_etl.exceptions import ConfigurationError
 
@@ -81,20 +81,19 @@ class Suite:
     modules: Tuple[str, ...] = ()
     """Python modules that define expectations of a team's own."""
 
-    def with_past(self, kind: str, rows: Mapping[str, Sequence[int]]) -> Suite:
-        """The same suite with the earlier nights' *rows* (by dataset) as ``past`` of entries of type *kind* that
-        name none themselves."""
+    def with_past(self, kind: str, past_of: Callable[[Expectation], Sequence[float]]) -> Suite:
+        """The same suite with what *past_of* finds for an entry, if anything, as ``past`` of entries of type *kind*
+        that name none themselves."""
+
+        def filled(entry: Expectation) -> Expectation:
+            past = list(past_of(entry)) if entry.type == kind else []
+            if not past:
+                return entry
+            return dataclasses.replace(entry, parameters={"past": past, **entry.parameters})
+
         return dataclasses.replace(
             self,
-            datasets={
-                dataset: tuple(
-                    dataclasses.replace(entry, parameters={"past": list(rows[dataset]), **entry.parameters})
-                    if entry.type == kind and rows.get(dataset)
-                    else entry
-                    for entry in entries
-                )
-                for dataset, entries in self.datasets.items()
-            },
+            datasets={name: tuple(map(filled, entries)) for name, entries in self.datasets.items()},
         )
 
     def for_partitions(

@@ -82,11 +82,10 @@ def gate(suite_uri: str, data: Mapping[str, str], output: str, history: Optional
         ManifestError: a manifest is broken, is that of another dataset, or its files do not hold its rows.
         CorruptInputError: the files are there, but damaged.
     """
-    from airflow_emr_etl.quality.expectations import NEAR_PAST
     from airflow_emr_etl.quality.runner import build_expectations, import_great_expectations, run_suite
     from airflow_emr_etl.quality.suite import load_suite
     from airflow_emr_etl.spark import storage
-    from airflow_emr_etl.spark.gate_history import past_rows
+    from airflow_emr_etl.spark.gate_history import past_of
     from airflow_emr_etl.spark.quarantine import split
     from airflow_emr_etl.spark.session import job_session
 
@@ -107,7 +106,7 @@ def gate(suite_uri: str, data: Mapping[str, str], output: str, history: Optional
             raise ConfigurationError(
                 f"--history {history}: none of the data has a day (dt), so no night is past"
             )
-        suite = suite.with_past(NEAR_PAST, past_rows(spark, history, before=days[0]))
+        suite = past_of(spark, history, before=days[0]).given_to(suite)
     laps.done("suite and manifests")
     ahead.join()
     build_expectations(suite)

@@ -15,7 +15,8 @@ from fakes.task_instance import FakeTaskInstance
 from airflow_emr_etl.exceptions import MissingInputError, ServiceUnavailableError
 from airflow_emr_etl.hooks.redshift_data import RedshiftDataHook
 from airflow_emr_etl.operators.redshift_quality_gate import RedshiftQualityGateOperator
-from airflow_emr_etl.quality.result import GateResult
+from airflow_emr_etl.quality.expectations import SHARE_NEAR_PAST
+from airflow_emr_etl.quality.result import DatasetResult, ExpectationResult, GateResult
 from tests.integration.local_redshift.conftest import Loader
 
 pytest.importorskip("great_expectations", reason="the quality extra is not installed")
@@ -58,6 +59,8 @@ datasets:
         column_B: bytes
         ignore_row_if: either_value_is_missing
     - expect_compound_columns_to_be_unique: {column_list: [event_id, ts]}
+    - expect_column_value_share_to_be_near_past:
+        {id: bots, column: is_bot, value: true, tolerance: 0.01, past: [0.25, 0.25, 0.25]}
   sessions:
     - expect_column_values_to_be_unique: {column: session_id}
 """
@@ -92,7 +95,7 @@ def test_a_suite_that_holds(shop: Loader, tmp_path: Path) -> None:
     told = gate(shop, tmp_path, GOOD).execute(FakeTaskInstance().context)
     assert told["passed"]
     assert told["rows"] == {"events": 4, "sessions": 2}
-    assert told["checks"] == 18
+    assert told["checks"] == 19
     assert told["output"].startswith(f"s3://{shop.name}/quality/attempt=")
     page = shop.local.objects / told["data_docs"].removeprefix("s3://")
     assert "Suite good" in page.read_text()
@@ -206,6 +209,31 @@ datasets:
     with pytest.raises(AirflowFailException, match="1 critical expectations do not hold"):
         gate(shop, tmp_path, suite, data={"events": "shop.events"}).execute(FakeTaskInstance().context)
     assert shop.rows("SELECT count(*) FROM shop.events") == [(5,)]
+
+
+def test_the_past_is_read_from_earlier_nights(shop: Loader, tmp_path: Path) -> None:
+    suite = """
+suite: past
+datasets:
+  events:
+    - expect_table_row_count_to_be_near_past: {tolerance: 0.5, severity: warn}
+    - expect_column_value_share_to_be_near_past: {id: bots, column: is_bot, value: true, tolerance: 0.1}
+"""
+    share = ExpectationResult("bots", SHARE_NEAR_PAST, "is_bot", "critical", True, observed=0.4)
+    night = GateResult("past", {"events": DatasetResult(100, (share,))}, seconds=1).to_json()
+    for day in ("2026-01-02", "2026-01-03", "2026-01-04"):
+        folder = shop.local.objects / shop.name / "nights" / f"dt={day}"
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text(night)
+    task = gate(shop, tmp_path, suite, data={"events": "shop.events"}, history=f"s3://{shop.name}/nights/")
+    with pytest.raises(AirflowFailException):
+        task.execute(FakeTaskInstance().context)
+    result = document(shop)
+    assert [(one.success, one.observed) for one in result.failed()] == [(False, 4), (False, 0.25)]
+    with pytest.raises(AirflowFailException, match="has no day"):
+        gate(
+            shop, tmp_path, suite, data={"events": "shop.events"}, partition=None, history="s3://x/"
+        ).execute(FakeTaskInstance().context)
 
 
 class LosesConnections(RedshiftDataHook):

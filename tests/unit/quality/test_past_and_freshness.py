@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from airflow_emr_etl.exceptions import ConfigurationError
-from airflow_emr_etl.quality.expectations import NEAR_PAST, age_hours, near_past, register
+from airflow_emr_etl.quality.expectations import NEAR_PAST, age_hours, near_past, register, share_near_past
 from airflow_emr_etl.quality.suite import CRITICAL, QUARANTINE, WARNING, load_suite
 
 NOW = datetime.datetime(2026, 1, 6, 6, tzinfo=datetime.UTC)
@@ -30,6 +30,23 @@ NOW = datetime.datetime(2026, 1, 6, 6, tzinfo=datetime.UTC)
 )
 def test_near_the_median_of_the_past(rows: int, past: list[int], expected: Any) -> None:
     assert near_past(rows, past, tolerance=0.5, at_least=3) == expected
+
+
+@pytest.mark.parametrize(
+    ("share", "past", "expected"),
+    [
+        (0.3, [0.1, 0.2, 0.3], (True, 0.2)),
+        (0.1, [0.1, 0.2, 0.3], (True, 0.2)),
+        (0.31, [0.1, 0.2, 0.3], (False, 0.2)),
+        (0.09, [0.1, 0.2, 0.3], (False, 0.2)),
+        (None, [0.1, 0.2, 0.3], (False, 0.2)),  # no rows
+        (0.9, [0.1, 0.1], (True, None)),  # too little of a past
+        (None, [], (True, None)),
+    ],
+)
+def test_a_share_near_the_mean_of_the_past(share: float | None, past: list[float], expected: Any) -> None:
+    holds, mean = share_near_past(share, past, tolerance=0.1, at_least=3)
+    assert (holds, mean) == (expected[0], pytest.approx(expected[1]))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +76,7 @@ def test_the_past_goes_to_entries_that_name_none() -> None:
         f"  a:\n    - {NEAR_PAST}: {{tolerance: 0.5}}\n    - {NEAR_PAST}: {{tolerance: 0.5, past: [1]}}\n"
         f"    - expect_table_row_count_to_equal: {{value: 1}}\n  b:\n    - {NEAR_PAST}: {{tolerance: 0.5}}\n",
         "s.yaml",
-    ).with_past(NEAR_PAST, {"a": [5, 6]})
+    ).with_past(NEAR_PAST, lambda entry: {"a": [5, 6]}.get(entry.dataset, []))
     assert [entry.parameters.get("past") for entry in suite.datasets["a"]] == [[5, 6], [1], None]
     assert "past" not in suite.datasets["b"][0].parameters
 
