@@ -12,6 +12,7 @@ from airflow.sdk import BaseOperator
 from airflow_emr_etl.exceptions import ConfigurationError, GateFailedError
 from airflow_emr_etl.operators.emr_step import EmrSparkOperator, beside_dag, read_local
 from airflow_emr_etl.operators.failures import retry_only_what_can_pass
+from airflow_emr_etl.operators.gate_lineage import lineage_of, s3_name
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -46,6 +47,16 @@ class GateOperator(BaseOperator):
             raise ConfigurationError(f"on_failure of {self.task_id} is {on_failure!r}; valid: 'fail', 'ask'.")
         self.on_failure = on_failure
         self.response_timeout = response_timeout
+        self._verdict: dict[str, Any] | None = None
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
+        """For the OpenLineage provider, which also calls it for a task that failed: each dataset with its row count
+        and assertions; None before there is a verdict."""
+        return None if self._verdict is None else lineage_of(self._verdict, self._lineage_names())
+
+    def _lineage_names(self) -> dict[str, tuple[str, str]]:
+        """OpenLineage's namespace and name of each dataset."""
+        raise NotImplementedError
 
     def _judged(
         self, context: Context, document: bytes | str, address: str, result: dict[str, Any]
@@ -68,6 +79,7 @@ class GateOperator(BaseOperator):
             raise GateFailedError(
                 f"{address} is not the result of a gate: {type(error).__name__}: {error}", failed=[]
             ) from error
+        self._verdict = verdict
         self.log.info("%d checks of suite %s:\n%s", len(checks), summary["suite"], table(checks))
         failed = [check for check in checks if not check["success"] and check["severity"] == "critical"]
         self._tell_outlets(context, summary)
@@ -95,6 +107,7 @@ class GateOperator(BaseOperator):
             self.log.warning(
                 "%s\nThe run goes on: %s said so.", told, event.get("responded_by_user") or "somebody"
             )
+            self._verdict = asked.get("verdict")
             return {**asked["result"], "approved": True}
 
     def _ask(self, context: Context, told: str, result: dict[str, Any]) -> None:
@@ -105,7 +118,7 @@ class GateOperator(BaseOperator):
             self.log.warning("on_failure='ask' needs Airflow 3.1 and its standard provider: %s", error)
             return
         ti: Any = context["ti"]
-        ti.xcom_push(key=ASKED_KEY, value={"told": told, "result": result})
+        ti.xcom_push(key=ASKED_KEY, value={"told": told, "result": result, "verdict": self._verdict})
         request = HITLOperator(
             task_id=f"{self.task_id}_approval",
             subject=f"Quality gate {self.task_id} failed: go on all the same?",
@@ -165,7 +178,7 @@ class EmrQualityGateOperator(GateOperator, EmrSparkOperator):
         self.history = history
 
     def arguments(self, context: Context) -> Sequence[str] | Mapping[str, Any]:
-        data = {"data": self.data} if isinstance(self.data, str) else self.data
+        data = self._data()
         if not data:
             raise ConfigurationError(
                 f"Gate {self.task_id} has nothing to check. Set data={{'name': 's3://…'}}."
@@ -185,6 +198,12 @@ class EmrQualityGateOperator(GateOperator, EmrSparkOperator):
         if is_answer(event):
             return self._answered(context, event)
         return super().execute_complete(context, event)
+
+    def _lineage_names(self) -> dict[str, tuple[str, str]]:
+        return {name: s3_name(address) for name, address in self._data().items()}
+
+    def _data(self) -> Mapping[str, str]:
+        return {"data": self.data} if isinstance(self.data, str) else self.data
 
     def _suite_uri(self) -> str:
         if self.suite.startswith(("s3://", "s3a://")):

@@ -18,6 +18,7 @@ from airflow_emr_etl.models.s3 import as_folder
 from airflow_emr_etl.models.table import RedshiftTarget
 from airflow_emr_etl.operators.emr_step import beside_dag, read_local
 from airflow_emr_etl.operators.failures import checked, retry_only_what_can_pass
+from airflow_emr_etl.operators.gate_lineage import redshift_name
 from airflow_emr_etl.operators.quality_gate import GateOperator, is_answer
 from airflow_emr_etl.operators.waiting import as_timedelta
 from airflow_emr_etl.warehouse import literals, schema
@@ -111,6 +112,10 @@ class RedshiftQualityGateOperator(GateOperator):
             self._connection.cancel()
         except EmrEtlError as error:
             self.log.warning("Could not cancel the statement that runs: %s", error)
+
+    def _lineage_names(self) -> dict[str, tuple[str, str]]:
+        place, region = self.hook.target.request(), self.hook.client.meta.region_name
+        return {name: redshift_name(place, region, table.lower()) for name, table in self.data.items()}
 
     def _checked(self, output: str) -> GateResult:
         from airflow_emr_etl.hooks.redshift_sql import DataApiConnection, sql_engine

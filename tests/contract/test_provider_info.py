@@ -36,7 +36,7 @@ HELPERS = {
         "s3_lock",
         "step_keeper",
     },
-    "operators": {"base", "drop_in", "failures", "redshift_batch", "waiting"},
+    "operators": {"base", "drop_in", "failures", "gate_lineage", "redshift_batch", "waiting"},
     "sensors": {"waiting"},
     "triggers": {
         "event_inbox",

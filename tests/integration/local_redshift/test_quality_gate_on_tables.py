@@ -92,7 +92,8 @@ def document(loader: Loader) -> GateResult:
 
 
 def test_a_suite_that_holds(shop: Loader, tmp_path: Path) -> None:
-    told = gate(shop, tmp_path, GOOD).execute(FakeTaskInstance().context)
+    task = gate(shop, tmp_path, GOOD)
+    told = task.execute(FakeTaskInstance().context)
     assert told["passed"]
     assert told["rows"] == {"events": 4, "sessions": 2}
     assert told["checks"] == 19
@@ -103,6 +104,11 @@ def test_a_suite_that_holds(shop: Loader, tmp_path: Path) -> None:
     by_id = {entry.id: entry for entry in document(shop).datasets["events"].expectations}
     assert by_id["events.ts.column_max_to_be_recent"].observed == "2026-01-05T04:00:00"
     assert by_id["events.bytes.column_stdev_to_be_between"].observed == pytest.approx(15.275, abs=0.001)
+    server = f"redshift://tests.{shop.hook.client.meta.region_name}:5439"
+    assert task._lineage_names() == {
+        "events": (server, f"{shop.name}.shop.events"),
+        "sessions": (server, f"{shop.name}.shop.sessions"),
+    }
 
 
 BAD = """
