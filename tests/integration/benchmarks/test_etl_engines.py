@@ -35,5 +35,7 @@ def test_all_find_the_same_sessions(group: str, peers: list[str], folder: Path) 
     found = {figure["figure"]: figure for figure in document["figures"]}
     for peer in peers:
         assert found[f"{group}.{peer}"]["ratio"] > 0
-    assert all(found[f"task_seconds.{group}.{kind}"]["ours"] > 0 for kind in KINDS)
+    # Ours may have no stage between two shuffles.
+    assert all(found[f"task_seconds.{group}.{kind}"]["peer"] > 0 for kind in KINDS)
+    assert all(found[f"task_seconds.{group}.{kind}"]["ours"] > 0 for kind in ("read", "write"))
     assert {path.name for path in folder.iterdir()} == {"etl.json", "data"}

@@ -14,6 +14,7 @@ from integration.spark.conftest import DAY, collected
 from airflow_emr_etl.exceptions import AccountingError, ConfigurationError, ManifestError
 from airflow_emr_etl.models.log_source import log_format_source
 from airflow_emr_etl.models.manifest import Manifest
+from airflow_emr_etl.spark import columns
 from airflow_emr_etl.spark.enrichment import Enrichment
 from airflow_emr_etl.spark.jobs.clickstream_erase import erase
 from airflow_emr_etl.spark.jobs.clickstream_erasure_list import list_visitors
@@ -110,7 +111,8 @@ def test_erased_visitors_stay_away_only_where_the_list_is_given(spark: SparkSess
     rules = Enrichment(privacy=Privacy("hash", b"0123456789abcdef"))
     first, replayed, whole = (str(tmp_path / name) for name in ("first", "replayed", "whole"))
     normalize(spark, [str(raw)], DAY, first, source=strict, rules=rules)
-    visitor = rows(spark, tmp_path / "first", "events")[0][-5]
+    place = [column.name for column in columns.NORMALIZED].index("visitor_id")
+    visitor = rows(spark, tmp_path / "first", "events")[0][place]
     (tmp_path / "ids.txt").write_text(visitor)
     list_visitors(spark, str(tmp_path / "list"), visitors=str(tmp_path / "ids.txt"))
     erased = str(tmp_path / "list" / "visitors" / "manifest.json")

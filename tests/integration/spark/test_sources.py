@@ -40,10 +40,10 @@ def read(spark: Any, tmp_path: Any, collect: Any) -> Any:
     return run
 
 
-def digest(event_id: str) -> str:
-    """The identity of an event with this id at the time that the tests take."""
+def digest(event_id: str, cookie: str) -> str:
+    """The identity of an event with this id, of this visitor, at the time that the tests take."""
     micros = int(at("2026-01-05T10:00+00:00").timestamp()) * 1_000_000
-    return hashlib.sha256(f"{event_id}:{micros}".encode()).hexdigest()
+    return hashlib.sha256(f"{event_id}:{micros}:\n\n{cookie}".encode()).hexdigest()
 
 
 def shown(rows: list[Any], *names: str) -> list[Any]:
@@ -385,7 +385,7 @@ def test_events_that_are_no_requests_are_page_views_by_name(normalize_files: Any
     run = normalize_files({"a.json": "\n".join(lines).encode()}, source=built_in_source("json_events"))
     expected = sum(is_page for _, is_page in cases)
     assert (run.accounting.valid, run.accounting.page_views) == (len(cases), expected)
-    names = {digest(f"e{n}"): is_page for n, (_, is_page) in enumerate(cases)}
+    names = {digest(f"e{n}", f"v{n}"): is_page for n, (_, is_page) in enumerate(cases)}
     assert {row.event_id: row.is_page_view for row in run.rows("events")} == names
 
 
