@@ -1,14 +1,17 @@
 """Great Expectations' SQL engine over some rows of tables, on a SQLAlchemy engine that is given.
 
 Great Expectations computes the numbers of a suite in the database, those that it can in one SELECT; here is only what
-it has no way to be told: the engine, which it would make of an address, and a condition on the rows.
+it has no way to be told: the engine, which it would make of an address, a condition on the rows, and what it need not
+ask again. For many databases a statement costs more than what it computes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, ClassVar, Literal, Mapping
+from typing import Any, ClassVar, Dict, Literal, Mapping, Optional
+
+_EXAMPLES = ".unexpected_values"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +62,11 @@ def _datasource_type() -> Any:
     return GivenSqlDatasource
 
 
+def _wanted(metric: Any) -> bool:
+    form = (metric.metric_value_kwargs or {}).get("result_format") or {}
+    return not isinstance(form, Mapping) or bool(form.get("partial_unexpected_count", 1))
+
+
 @functools.lru_cache(maxsize=1)
 def _engine_type() -> Any:
     from great_expectations.execution_engine.sqlalchemy_execution_engine import SqlAlchemyExecutionEngine
@@ -66,6 +74,33 @@ def _engine_type() -> Any:
     class GivenSqlEngine(SqlAlchemyExecutionEngine):
         tables: Mapping[str, Rows]
         times_without_zone_are_utc: ClassVar[bool] = True
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self._found: Dict[Any, Any] = {}
+
+        def resolve_metrics(
+            self,
+            metrics_to_resolve: Any,
+            metrics: Optional[Dict[Any, Any]] = None,
+            runtime_configuration: Any = None,
+        ) -> Dict[Any, Any]:
+            """Great Expectations' own, but for what needs no statement: examples that nobody wants, which it would
+            select with LIMIT 0, and what an earlier validation has found."""
+            answered: Dict[Any, Any] = {}
+            asked = []
+            for metric in metrics_to_resolve:
+                if metric.id in self._found:
+                    answered[metric.id] = self._found[metric.id]
+                elif metric.metric_name.endswith(_EXAMPLES) and not _wanted(metric):
+                    answered[metric.id] = []
+                else:
+                    asked.append(metric)
+            if asked:
+                found = super().resolve_metrics(asked, metrics, runtime_configuration)
+                self._found.update(found)
+                answered.update(found)
+            return answered
 
         def get_batch_data_and_markers(self, batch_spec: Any) -> Any:
             import sqlalchemy as sa

@@ -105,6 +105,8 @@ def test_a_suite_that_holds(shop: Loader, tmp_path: Path) -> None:
     assert by_id["events.ts.column_max_to_be_recent"].observed == "2026-01-05T04:00:00"
     assert by_id["events.bytes.column_stdev_to_be_between"].observed == pytest.approx(15.275, abs=0.001)
     server = f"redshift://tests.{shop.hook.client.meta.region_name}:5439"
+    assert task._connection is not None
+    assert task._connection.statements < told["checks"]  # what can go together does
     assert task._lineage_names() == {
         "events": (server, f"{shop.name}.shop.events"),
         "sessions": (server, f"{shop.name}.shop.sessions"),
