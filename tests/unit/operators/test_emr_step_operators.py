@@ -1059,8 +1059,10 @@ def test_a_failed_gate_asks_and_goes_on_where_somebody_says_so(
         "params_input": {},
         "responded_by_user": {"id": "1", "name": "ada"},
     }
+    operator._verdict = None  # another process, which has nothing but the XCom
     result = operator.execute_complete(ti.context, answer)
     assert (result["approved"], result["passed"], result["failed_critical"]) == (True, False, 1)
+    assert operator._verdict == failed_result()
 
 
 @pytest.mark.parametrize(
