@@ -80,10 +80,10 @@ class HitRows(Hits):
 
 
 class HitFiles(Hits):
-    """All rows of Parquet files, which Python takes apart itself: the files go there whole, and no row is made.
+    """All rows of Parquet files, which Python takes apart itself: no row is made of them.
 
-    Spark reads the bytes, so it is Spark's file system, credentials and retries as ever. For rules without cuts, and
-    for files that a task can hold twice; see :func:`fit`.
+    Spark reads the bytes and hands them over, so it is Spark's file system, credentials and retries as ever; only
+    ``file:`` is opened where it is. For rules without cuts, and for files that a task can hold twice; see :func:`fit`.
     """
 
     MOST_BYTES = 256 << 20
@@ -102,7 +102,6 @@ class HitFiles(Hits):
         return not cut and 0 < max((file.content_length for file in files), default=0) <= cls.MOST_BYTES
 
     def shares(self, rules: SessionRules, keys: Sequence[int]) -> DataFrame:
-        reader = self.spark.read.format("binaryFile").option("__globPaths__", "false")
         texts = self.texts
 
         def read(batches: Iterable[Any]) -> Iterator[Any]:
@@ -110,7 +109,19 @@ class HitFiles(Hits):
 
             return session_files.hits_of(batches, texts)
 
-        return self._packed(reader.load(list(self.files)).select("content"), rules, keys, read)
+        return self._packed(self._found(), rules, keys, read)
+
+    def _found(self) -> DataFrame:
+        """``path`` and ``content`` of each file; of local ones only the path."""
+        local = [file[len("file:") :] for file in self.files if file.startswith("file:/")]
+        if len(local) == len(self.files):
+            tasks = min(len(local), 4 * self.spark.sparkContext.defaultParallelism)
+            path = F.get(F.array(*map(F.lit, local)), F.col("id").cast("int"))
+            return self.spark.range(0, len(local), 1, tasks).select(
+                path.alias("path"), F.lit(None).cast("binary").alias("content")
+            )
+        reader = self.spark.read.format("binaryFile").option("__globPaths__", "false")
+        return reader.load(list(self.files)).select("path", "content")
 
 
 def sessions_of(hits: Sequence[Hits], rules: SessionRules, rows: Optional[int] = None) -> DataFrame:

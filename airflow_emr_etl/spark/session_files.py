@@ -1,6 +1,6 @@
 """Parquet files of normalized events to hits, within Arrow: texts stay the dictionaries that the files have.
 
-Only for whole files, given as bytes. What comes out is what HitRows of session_engine.py would make of their rows.
+Only for whole files. What comes out is what HitRows of session_engine.py would make of their rows.
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ from airflow_emr_etl.spark.xxhash64 import xxhash64
 
 
 def hits_of(batches: Iterable[Any], texts: Sequence[str]) -> Iterator[Any]:
-    """Batches with the bytes of files in ``content`` to batches of columns of ``session_shuffle.HITS``.
+    """Batches with files to batches of columns of ``session_shuffle.HITS``: their bytes in ``content``, or, where that
+    is NULL, the ``path`` at which this machine has them.
 
     ``texts``: visitor_id, path and, where it is wanted, referrer.
     """
     for batch in batches:
-        for content in batch.column("content"):
-            yield from _of_file(content.as_buffer(), texts)
+        for path, content in zip(batch.column("path").to_pylist(), batch.column("content")):
+            whole = content.is_valid
+            yield from _of_file(pa.BufferReader(content.as_buffer()) if whole else pa.memory_map(path), texts)
 
 
 def _of_file(content: Any, texts: Sequence[str]) -> Iterator[Any]:
-    file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=list(texts))
+    file = pq.ParquetFile(content, read_dictionary=list(texts))
     wanted = ["event_id", "ts", "is_page_view", *texts]
     for rows in file.iter_batches(session_shuffle.CHUNK_ROWS, columns=wanted, use_threads=False):
         columns = {name: rows.column(name) for name in ("is_page_view", *texts)}

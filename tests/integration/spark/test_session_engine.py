@@ -102,6 +102,8 @@ def test_files_and_rows_give_the_same_sessions(
     by_rows = found([HitRows(own)], rules)
     assert by_rows
     assert found([HitFiles(spark, files)], rules) == by_rows
+    # Without file: they are Spark's to read.
+    assert found([HitFiles(spark, [file.removeprefix("file://") for file in files])], rules) == by_rows
     near = events(spark, 2).withColumns({"owner": F.lit(1), "kind": F.lit(0).cast("tinyint")})
     gone = events(spark, 3, 40)
     more = [HitRows(near), HitRows(gone, owner=9, kind=2)]

@@ -158,7 +158,13 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def task(
-    stage: int, run_ms: int, read: int = 0, written: int = 0, shuffled_ns: int = 0, python_ms: int = 0
+    stage: int,
+    run_ms: int,
+    read: int = 0,
+    written: int = 0,
+    shuffled_ns: int = 0,
+    python_ms: int = 0,
+    taken: int = 0,
 ) -> dict[str, Any]:
     return {
         "Event": "SparkListenerTaskEnd",
@@ -171,7 +177,7 @@ def task(
             "Input Metrics": {"Bytes Read": read},
             "Output Metrics": {"Bytes Written": written},
             "Shuffle Write Metrics": {"Shuffle Write Time": shuffled_ns},
-            "Shuffle Read Metrics": {"Fetch Wait Time": 0},
+            "Shuffle Read Metrics": {"Fetch Wait Time": 0, "Total Records Read": taken},
         },
     }
 
@@ -183,12 +189,14 @@ def test_a_stage_is_told_by_where_its_rows_come_from_and_go_to() -> None:
             task(0, 2000, read=10, shuffled_ns=500_000_000),
             # A split may have nothing in it; its stage reads all the same.
             task(0, 1000),
-            task(1, 4000, python_ms=1500),
-            task(2, 3000, written=10),
+            task(1, 4000, python_ms=1500, taken=5),
+            task(2, 3000, written=10, taken=5),
+            # Python opened the files.
+            task(3, 500),
         ]
     )
-    assert {name: found[name] for name in etl_stages.KINDS} == {"read": 3.0, "shuffle": 4.0, "write": 3.0}
-    assert (found["python"], found["shuffle_write"], found["gc"]) == (1.5, 0.5, 0.4)
+    assert {name: found[name] for name in etl_stages.KINDS} == {"read": 3.5, "shuffle": 4.0, "write": 3.0}
+    assert (found["python"], found["shuffle_write"], found["gc"]) == (1.5, 0.5, 0.5)
 
 
 def document() -> dict[str, Any]:
