@@ -290,6 +290,7 @@ def counted(lake: Lake) -> list[tuple[Any, ...]]:
     return found
 
 
+@pytest.mark.slow
 def test_several_batches_of_a_day_each_count_their_own(lake: Lake, tmp_path: Path) -> None:
     other = Lake(lake.spark, tmp_path / "other")
     arrivals(lake, "abc")
@@ -396,6 +397,7 @@ def test_a_batch_that_is_entered_meanwhile_is_not_passed_over(
     assert lake.rows() == before
 
 
+@pytest.mark.slow
 def test_a_user_is_every_visitor_that_the_user_signed_in_on(lake: Lake) -> None:
     lake.night(FIRST, "abc", users={"a": 'ann, it\'s "me"', "b": "bob"})
     lake.night(FIRST + timedelta(days=1), "abd", users={"d": 'ann, it\'s "me"', "b": "carl"})
