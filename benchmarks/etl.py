@@ -141,7 +141,7 @@ class Bench:
         """Over the sessions that ours writes."""
         data = etl_data.make(Clicks(self.chosen.events))
         sessions = self.work / "quality_sessions"
-        self.python("ours", "sessions", data, sessions)
+        self.python("ours", "table", data, sessions)
         measured = self.python(
             "ours", "quality", sessions, self.work / "quality", "--runs", str(self.chosen.runs)
         )

@@ -1,4 +1,4 @@
-"""Our own jobs: ``python -m benchmarks.etl_ours sessions|pipeline|quality --input FOLDER --output FOLDER``."""
+"""Our own jobs: ``python -m benchmarks.etl_ours sessions|table|pipeline|quality --input FOLDER --output FOLDER``."""
 
 from __future__ import annotations
 
@@ -26,29 +26,17 @@ _MARTS_JOB = "airflow_emr_etl.spark.jobs.clickstream_marts"
 
 
 def main() -> None:
-    chosen = arguments("sessions", "pipeline", "quality")
+    chosen = arguments("sessions", "table", "pipeline", "quality")
     with session(f"ours {chosen.command}", chosen) as spark:
         configure(spark)
-        {"sessions": sessions, "pipeline": pipeline, "quality": quality}[chosen.command](spark, chosen)
+        {"sessions": sessions, "table": table, "pipeline": pipeline, "quality": quality}[chosen.command](
+            spark, chosen
+        )
 
 
 def sessions(spark: SparkSession, chosen: argparse.Namespace) -> None:
-    sessions_of(spark, chosen.input).write.options(**PARQUET_OPTIONS).parquet(chosen.output)
-
-
-def sessions_of(spark: SparkSession, folder: str) -> DataFrame:
-    """The sessions of events, some of which are there twice. What the jobs do with theirs, and nothing else."""
-    from pyarrow import parquet
-
-    from airflow_emr_etl.models.session_rules import SessionRules
-    from airflow_emr_etl.spark.session_engine import HitFiles, sessions_of
-
-    files = sorted(Path(folder).glob("*.parquet"))
-    # The jobs know the number from the manifest; here it comes from the files' footers.
-    rows = sum(parquet.read_metadata(file).num_rows for file in files)
-    hits = HitFiles(spark, [f"file://{file}" for file in files], referrer=False)
-    found = sessions_of([hits], SessionRules(), rows=rows)
-    return found.select(
+    """Sessions with the columns that the other contenders make."""
+    found = sessions_of(spark, chosen.input, referrer=False).select(
         "session_id",
         "visitor_id",
         "started_at",
@@ -58,6 +46,35 @@ def sessions_of(spark: SparkSession, folder: str) -> DataFrame:
         "entry_path",
         "exit_path",
     )
+    found.write.options(**PARQUET_OPTIONS).parquet(chosen.output)
+
+
+def table(spark: SparkSession, chosen: argparse.Namespace) -> None:
+    """Sessions with all columns of the table that a night loads."""
+    from pyspark.sql import functions as F
+
+    from airflow_emr_etl.spark.columns import SESSIONS
+    from airflow_emr_etl.spark.referrers import referrer_host
+
+    found = sessions_of(spark, chosen.input, referrer=True).withColumns(
+        {"referrer_host": referrer_host(F.col("referrer")), "dt": F.to_date("started_at")}
+    )
+    rows = found.select(*(column.name for column in SESSIONS))
+    rows.write.options(**PARQUET_OPTIONS).parquet(chosen.output)
+
+
+def sessions_of(spark: SparkSession, folder: str, referrer: bool) -> DataFrame:
+    """The sessions of events, some of which are there twice. What the jobs do with theirs, and nothing else."""
+    from pyarrow import parquet
+
+    from airflow_emr_etl.models.session_rules import SessionRules
+    from airflow_emr_etl.spark.session_engine import HitFiles, sessions_of
+
+    files = sorted(Path(folder).glob("*.parquet"))
+    # The jobs know the number from the manifest; here it comes from the files' footers.
+    rows = sum(parquet.read_metadata(file).num_rows for file in files)
+    hits = HitFiles(spark, [f"file://{file}" for file in files], referrer=referrer)
+    return sessions_of([hits], SessionRules(), rows=rows)
 
 
 def pipeline(spark: SparkSession, chosen: argparse.Namespace) -> None:
