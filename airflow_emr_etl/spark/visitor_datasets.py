@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 from typing import Dict, FrozenSet, Iterable, List, Optional, Sequence, Set
 from urllib.parse import unquote
@@ -32,6 +33,14 @@ class VisitorDataset:
     @property
     def columns(self) -> FrozenSet[str]:
         return frozenset(column.name for column in self.manifest.columns)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that say where to look, ``catalog`` and ``data``, for :func:`find`."""
+    parser.add_argument("--catalog", help="folder of the batches' entries")
+    parser.add_argument(
+        "--data", action="append", default=[], help="a folder of datasets, at any depth; repeatable"
+    )
 
 
 def find(

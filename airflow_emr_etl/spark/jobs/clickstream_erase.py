@@ -56,10 +56,7 @@ def parse_arguments(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         prog=NAME, description="Take visitors out of the datasets they are in.", allow_abbrev=False
     )
     parser.add_argument("--visitors", required=True, help="the manifest that clickstream_erasure_list wrote")
-    parser.add_argument("--catalog", help="folder of the batches' entries")
-    parser.add_argument(
-        "--data", action="append", default=[], help="a folder of datasets, at any depth; repeatable"
-    )
+    visitor_datasets.add_arguments(parser)
     parser.add_argument("--output", required=True, help="folder of this attempt alone")
     return parser.parse_args(argv)
 

@@ -36,10 +36,7 @@ def parse_arguments(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     )
     parser.add_argument("--visitors", help="file of visitor ids, one a line")
     parser.add_argument("--users", help="file of user ids, one a line")
-    parser.add_argument("--catalog", help="folder of the batches' entries")
-    parser.add_argument(
-        "--data", action="append", default=[], help="a folder of datasets, at any depth; repeatable"
-    )
+    visitor_datasets.add_arguments(parser)
     parser.add_argument("--output", required=True, help="folder of this attempt alone")
     return parser.parse_args(argv)
 

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
 from datetime import date
+from typing import Any
 
 import pytest
 
 from airflow_emr_etl.exceptions import ConfigurationError
-from airflow_emr_etl.spark.jobs import clickstream_normalize, clickstream_sessionize
+from airflow_emr_etl.spark.jobs import (
+    clickstream_erase,
+    clickstream_erasure_list,
+    clickstream_normalize,
+    clickstream_sessionize,
+)
 
 COMMON = ["--input", "s3://raw/2026-01-05/", "--day", "2026-01-05", "--output", "s3://lake/attempt=1/"]
 
@@ -28,6 +34,16 @@ def test_limits_of_sessions_can_be_left_out_by_a_template() -> None:
         [*COMMON, "--max-minutes", "600", "--cut-at-midnight", "Europe/Berlin"]
     ).rules
     assert (rules.max_minutes, rules.midnight_zone) == (600, "Europe/Berlin")
+
+
+@pytest.mark.parametrize("job", [clickstream_erase, clickstream_erasure_list])
+def test_both_jobs_of_an_erasure_look_in_the_same_places(job: Any) -> None:
+    given = job.parse_arguments(
+        ["--visitors", "v", "--output", "o", "--catalog", "c", "--data", "a", "--data", "b"]
+    )
+    assert (given.catalog, given.data) == ("c", ["a", "b"])
+    given = job.parse_arguments(["--visitors", "v", "--output", "o"])
+    assert (given.catalog, given.data) == (None, [])
 
 
 @pytest.mark.parametrize(
