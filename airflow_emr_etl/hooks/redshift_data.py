@@ -240,6 +240,15 @@ def error_text(description: Mapping[str, Any]) -> str:
     ).strip()
 
 
+def affected_rows(description: Mapping[str, Any], positions: Mapping[str, int]) -> dict[str, int]:
+    """How many rows some statements of a batch changed: by name, of the statement at each position.
+
+    Positions are those of a list: from 0, or, from the end, from -1 down.
+    """
+    parts = description["SubStatements"]
+    return {name: int(parts[at].get("ResultRows", 0)) for name, at in positions.items()}
+
+
 def is_conflict(error: str) -> bool:
     """Whether two transactions met, so that the same one can simply run again."""
     return _CONFLICT.search(error) is not None

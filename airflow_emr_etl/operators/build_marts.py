@@ -7,6 +7,7 @@ from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_emr_etl.exceptions import ConfigurationError
+from airflow_emr_etl.hooks.redshift_data import affected_rows
 from airflow_emr_etl.models.clickstream_marts import MARTS
 from airflow_emr_etl.models.mart import Mart, in_order
 from airflow_emr_etl.operators.failures import retry_only_what_can_pass
@@ -113,11 +114,7 @@ class BuildMartsOperator(RedshiftBatchOperator):
         statement = self._ended(payload)
         if statement is None:
             return self._attempt(context, int(payload["attempt"]) + 1)
-        parts = statement["SubStatements"]
-        rows = {
-            name: int(parts[at].get("ResultRows", 0))
-            for name, at in plan.insert_positions(self.marts).items()
-        }
+        rows = affected_rows(statement, plan.insert_positions(self.marts))
         for name, count in rows.items():
             self.log.info("%s: %d rows", name, count)
         ti: Any = context["ti"]

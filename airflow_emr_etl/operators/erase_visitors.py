@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow_emr_etl.exceptions import MissingInputError
+from airflow_emr_etl.hooks.redshift_data import affected_rows
 from airflow_emr_etl.hooks.s3_lake import S3LakeHook
 from airflow_emr_etl.models import visitor_list
 from airflow_emr_etl.models.clickstream_marts import MARTS
@@ -121,10 +122,7 @@ class EraseVisitorsOperator(RedshiftBatchOperator):
             return self._attempt(context, int(payload["attempt"]) + 1)
         ti: Any = context["ti"]
         submitted = ti.xcom_pull(task_ids=self.task_id, key="erasure", map_indexes=ti.map_index)
-        names = submitted["tables"]
-        # The deletes are the last statements, one for each table.
-        deletes = statement["SubStatements"][-len(names) :]
-        rows = {name: int(part.get("ResultRows", 0)) for name, part in zip(names, deletes, strict=True)}
+        rows = affected_rows(statement, erasure.delete_positions(submitted["tables"]))
         for name, count in rows.items():
             self.log.info("%s: %d rows deleted", name, count)
         return {"load_id": submitted["load_id"], "rows": rows}

@@ -45,7 +45,7 @@ def fence_of(table: RedshiftTable) -> str:
 def erase_transaction(
     tables: Sequence[RedshiftTable], manifest: Manifest, uri: str, *, load_id: str, iam_role: str
 ) -> list[str]:
-    """The statements of one BatchExecuteStatement. Each DELETE is the last of its table."""
+    """The statements of one BatchExecuteStatement; :func:`delete_positions` says where the DELETEs are."""
     staging = quote(f"erased_{load_id[:12]}")
     # In one order everywhere, so that two erasures never wait for each other's second lock.
     fences = sorted({fence_of(table) for table in tables})
@@ -74,6 +74,11 @@ def erase_transaction(
     ]
     check_limits(statements, "The erasure", "Erase from fewer tables.")
     return statements
+
+
+def delete_positions(tables: Sequence[str]) -> dict[str, int]:
+    """Which statement of ``erase_transaction`` deletes from each of its tables, counted back from -1, the last."""
+    return {name: at - len(tables) for at, name in enumerate(tables)}
 
 
 def _spans(table: RedshiftTable, days: tuple[str, str], staging: str) -> str:

@@ -19,6 +19,7 @@ from airflow_emr_etl.exceptions import (
 )
 from airflow_emr_etl.hooks.redshift_data import (
     RedshiftDataHook,
+    affected_rows,
     error_text,
     failure,
     field_value,
@@ -213,6 +214,15 @@ def test_the_text_of_an_error_names_the_part_once() -> None:
     )
     assert error_text({"SubStatements": parts}) == "ERROR: bad"
     assert "no reason" in str(failure({"Id": "i", "Status": "FAILED"}))
+
+
+def test_rows_of_a_batch_by_name_and_position() -> None:
+    parts = [{"Id": "i:1"}, {"Id": "i:2", "ResultRows": 7}, {"Id": "i:3", "ResultRows": 5}]
+    assert affected_rows({"SubStatements": parts}, {"lock": 0, "a": 1, "b": -1}) == {
+        "lock": 0,
+        "a": 7,
+        "b": 5,
+    }
 
 
 def test_conflicts_and_fields() -> None:
