@@ -9,7 +9,7 @@ in the browser). Nothing in it knows whether it runs on AWS or on local AWS.
 
 A day that went wrong is run again for its ``day``, with what mends it (another ``log_source``): it takes the place
 of the first run, and what its lines change in sessions of other days is stated anew. The rules of sessions
-(``inactivity_minutes`` and the two after it) are those of the whole warehouse, not of one night.
+(``inactivity_minutes`` and the three after it) are those of the whole warehouse, not of one night.
 
 ``analytics.daily_traffic`` counts what each night's batch delivered, when it was delivered;
 ``marts.daily_traffic`` counts by the day of the request, and late lines change it afterwards.
@@ -55,6 +55,14 @@ SETTINGS = {
     ),
     "sessions_end_at_midnight_of": Param(
         None, type=["null", "string"], description="A time zone such as UTC; empty lets sessions go on"
+    ),
+    "sessions_end_on_change_of": Param(
+        [],
+        type=["null", "array"],
+        items={"type": "string", "enum": ["campaign", "referrer"]},
+        uniqueItems=True,
+        examples=["campaign", "referrer"],
+        description="A hit with another campaign, or from another site, begins a session; empty lets sessions go on",
     ),
     "day": Param(
         None, type=["null", "string"], format="date", description="Run for this UTC day, not the schedule's"
@@ -141,6 +149,10 @@ with DAG(
                 "{{ params.max_session_minutes or 'none' }}",
                 "--cut-at-midnight",
                 "{{ params.sessions_end_at_midnight_of or 'none' }}",
+                "--cut-on",
+                "{{ 'campaign' if 'campaign' in (params.sessions_end_on_change_of or []) else 'none' }}",
+                "--cut-on",
+                "{{ 'referrer' if 'referrer' in (params.sessions_end_on_change_of or []) else 'none' }}",
                 "--catalog",
                 "{{ params.lake }}batches/",
             ],

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from airflow_emr_etl.exceptions import ConfigurationError
 
-CUTS = ("campaign", "referrer")
-"""What :attr:`SessionRules.cut_on` may name."""
+NO_CUT = "none"
+CUTS = ("campaign", "referrer", NO_CUT)
+"""What :attr:`SessionRules.cut_on` may name. ``none`` adds nothing: a template can name it where it names no cut."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class SessionRules:
     ``inactivity_minutes``: a longer pause ends a session; a pause of exactly so long does not.
     ``max_minutes``: no session is longer, from its first hit to its last; None sets no limit.
     ``midnight_zone``: sessions end at midnight of this time zone (an IANA name, such as ``UTC``); None lets them go on.
-    ``cut_on``: a hit with a campaign (or a referrer) other than the one before it begins a session.
+    ``cut_on``: a hit with a campaign (or a referrer) other than the one before it begins a session; what was given as
+    ``none`` is left out.
     """
 
     inactivity_minutes: int = 30
@@ -48,6 +50,7 @@ class SessionRules:
             raise ConfigurationError(
                 f"Sessions cannot be cut on {', '.join(unknown)}; valid: {', '.join(CUTS)}."
             )
+        object.__setattr__(self, "cut_on", tuple(cut for cut in self.cut_on if cut != NO_CUT))
 
     @property
     def inactivity_micros(self) -> int:

@@ -34,6 +34,14 @@ def test_limits_of_sessions_can_be_left_out_by_a_template() -> None:
         [*COMMON, "--max-minutes", "600", "--cut-at-midnight", "Europe/Berlin"]
     ).rules
     assert (rules.max_minutes, rules.midnight_zone) == (600, "Europe/Berlin")
+    for given, cuts in (
+        ([], ()),
+        (["none", "none"], ()),
+        (["none", "referrer"], ("referrer",)),
+        (["campaign", "referrer"], ("campaign", "referrer")),
+    ):
+        options = [word for cut in given for word in ("--cut-on", cut)]
+        assert clickstream_sessionize.parse_arguments([*COMMON, *options]).rules.cut_on == cuts
 
 
 @pytest.mark.parametrize("job", [clickstream_erase, clickstream_erasure_list])
