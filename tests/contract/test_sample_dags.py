@@ -47,6 +47,23 @@ def test_an_erasure_finds_who_before_anything_goes_and_cleans_the_lake_before_th
     assert "cluster_down" not in dag.get_task("build_marts").get_flat_relative_ids(upstream=True)
 
 
+def test_the_pipeline_and_its_erasure_look_in_the_same_places() -> None:
+    """Each of the two is a whole that can be copied; so what both of them declare is there twice, and is the same."""
+    bag = DagBag(dag_folder=DAGS)
+    nightly, erase = (bag.dags[name].params for name in ("clickstream_nightly", "clickstream_erase"))
+    both = nightly.keys() & erase.keys()
+    assert both == {
+        "lake",
+        "artifacts",
+        "logs",
+        "redshift_workgroup",
+        "redshift_database",
+        "redshift_role",
+    }
+    for name in both:
+        assert nightly.get_param(name).serialize() == erase.get_param(name).serialize()
+
+
 def session_rules(**given: Any) -> SessionRules:
     """The rules by which the job of a nightly run with these parameters makes sessions."""
     dag = DagBag(dag_folder=DAGS).dags["clickstream_nightly"]
