@@ -18,6 +18,7 @@ from airflow_emr_etl.spark.robots import BehaviourRules
 
 pytestmark = pytest.mark.spark
 
+DOCS = Path(__file__).resolve().parents[3] / "docs" / "real-log.md"
 HITS = r"""
 CREATE VIEW raw AS SELECT column0 AS line FROM read_csv(
     '{log}', columns={{'column0': 'VARCHAR'}}, sep='\t', header=false, quote='', escape='', auto_detect=false);
@@ -103,6 +104,20 @@ def test_sessions(outcome: Any, database: Any) -> None:
     sql = "SELECT started_at::TIMESTAMP, ended_at::TIMESTAMP, hits FROM {} ORDER BY 1, 2, 3"
     assert ours(outcome[0], "sessions", sql) == expected
     assert sum(a.sessions for a in outcome[1].values()) == len(expected)
+
+
+def test_the_docs_say_what_came_out(outcome: Any) -> None:
+    documented = DOCS.read_text()
+    accounts = [account for _, account in sorted(outcome[1].items())]
+    for name, counts in {
+        "lines in": [account.lines_in for account in accounts],
+        "valid": [account.valid for account in accounts],
+        "from bots": [account.bots for account in accounts],
+        "page views": [account.page_views for account in accounts],
+        "sessions": [account.sessions for account in accounts],
+    }.items():
+        row = " | ".join(f"{count:,}" for count in [*counts, sum(counts)])
+        assert f"| {name} | {row} |" in documented
 
 
 @pytest.mark.slow
