@@ -18,6 +18,8 @@ from airflow_emr_etl.exceptions import AccountingError, ManifestError
 
 VERSION = 1
 FILE_NAME = "manifest.json"
+BATCH = "batch"
+"""What ``partition`` names in a manifest of one of several batches of a day, whose rows are not the whole day's."""
 _SECTION = "airflow_emr_etl"
 
 

@@ -21,7 +21,7 @@ from airflow_emr_etl.exceptions import (
 )
 from airflow_emr_etl.hooks.redshift_data import error_text, failure, is_conflict, statement_state
 from airflow_emr_etl.hooks.s3_lake import S3LakeHook
-from airflow_emr_etl.models.manifest import Manifest
+from airflow_emr_etl.models.manifest import BATCH, Manifest
 from airflow_emr_etl.models.s3 import S3Uri
 from airflow_emr_etl.models.statement import StatementState
 from airflow_emr_etl.models.table import RedshiftTable, RedshiftTarget
@@ -50,7 +50,8 @@ class RedshiftLoadOperator(RedshiftBatchOperator):
     :param table: what to load into; columns that it does not state are taken from the manifest
     :param manifest: ``s3://…/manifest.json``, written last by the Spark job (templated)
     :param target: the database, and the role that COPY reads S3 with (templated)
-    :param partition: the value that the manifest must be for; by default what the manifest says (templated)
+    :param partition: the value that the manifest must be for; by default what the manifest says (templated). To be
+        left out for a batch of a stream, which clears no partition
     """
 
     template_fields: Sequence[str] = (*RedshiftBatchOperator.template_fields, "manifest", "partition")
@@ -234,10 +235,28 @@ def check_accounting(manifest: Manifest) -> None:
 
 
 def partition_of(table: RedshiftTable, manifest: Manifest, wanted: str | None) -> str | None:
-    """The partition's value. Raises ManifestError where the manifest is for another one, or for none."""
+    """The partition's value; None for a batch that is not a whole partition's, and is loaded by its keys alone.
+
+    Raises ManifestError where the manifest is for another one, or for none.
+    """
     if table.partition is None:
         return wanted
-    stated = manifest.partition.get(table.partition)
+    stated, batch = manifest.partition.get(table.partition), manifest.partition.get(BATCH)
+    if stated is None and batch is not None:
+        what = f"The manifest of {manifest.dataset} is of the batch {batch}, one of several of its {table.partition}"
+        if table.mode == "replace":
+            raise ManifestError(
+                f"{what}: it must not take the place of a whole {table.partition}, as every load of {table.name} "
+                "does (mode='replace'). Load what a run over the whole day writes, or into a table with "
+                "mode='restate' or 'merge', whose keys tell its rows from those of the other batches."
+            )
+        if wanted is not None:
+            raise ManifestError(
+                f"{what}, and not all of {wanted}. Leave out partition=: the batch then takes the place of the rows "
+                f"with the same {', '.join(table.keys)}, and all others of the {table.partition} stay. Load the "
+                "batches of a stream one after another, in the order of their restatement."
+            )
+        return None
     if stated is None:
         raise ManifestError(
             f"The manifest of {manifest.dataset} does not say its {table.partition}, by which {table.name} is "
@@ -274,10 +293,18 @@ def load_error(table: RedshiftTable, load: Load, statement: Mapping[str, Any]) -
             **details,
         )
     if assertion == load_plan.NO_LATER_STATE_IS_LOADED:
+        remedy = (
+            f"Run sessionize for {load.partition or 'this batch'} again: it states the rows anew on top of that, "
+            "with a greater number."
+        )
+        if (batch := load.manifest.partition.get(BATCH)) is not None:
+            remedy = (
+                f"The batches of a stream are loaded in the order of their restatement, and {batch} comes too late: "
+                "run the stream again, into another --output and from another --checkpoint, and load what it writes."
+            )
         return StaleLoadError(
             f"{what}: a state later than {load.manifest.restatement} is in {table.name} already, and "
-            f"{load.manifest_uri} would undo it. Run sessionize for {load.partition or 'this batch'} again: it "
-            "states the rows anew on top of that, with a greater number.",
+            f"{load.manifest_uri} would undo it. {remedy}",
             restatement=load.manifest.restatement,
             **details,
         )

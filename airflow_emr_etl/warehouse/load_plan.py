@@ -158,6 +158,11 @@ def _same_partition(table: RedshiftTable, load: Load) -> str:
     return f"{quote(table.partition)} = {partition_literal(table, load.partition)}"
 
 
+def _clears_partition(table: RedshiftTable, load: Load) -> bool:
+    """Of a batch that is not a whole partition's, a table that restates takes the rows by their keys alone."""
+    return table.mode == "replace" or (table.mode == "restate" and load.partition is not None)
+
+
 def _deletes(table: RedshiftTable, load: Load, staging: str) -> list[str]:
     """What makes room for the staged rows, by the table's mode."""
     target = qualified(table.name)
@@ -166,7 +171,7 @@ def _deletes(table: RedshiftTable, load: Load, staging: str) -> list[str]:
         statements.append(
             f"DELETE FROM {target} USING {staging} WHERE {_same_span(table, table.restates, staging)}"  # noqa: S608
         )
-    elif table.mode != "merge":
+    elif _clears_partition(table, load):
         statements.append(f"DELETE FROM {target} WHERE {_same_partition(table, load)}")  # noqa: S608
     if table.mode != "replace":
         statements.append(f"DELETE FROM {target} USING {staging} WHERE {_same_keys(table, staging)}")  # noqa: S608
@@ -191,7 +196,7 @@ def _insert_days(table: RedshiftTable, days: tuple[str, str], load: Load, stagin
             spans(quote(table.restates.begin), quote(table.restates.end), staging),
             f"{of_target}, {staging} WHERE {_same_span(table, table.restates, staging)}",
         ]
-    elif table.mode != "merge":
+    elif _clears_partition(table, load):
         found.append(f"{of_target} WHERE {_same_partition(table, load)}")
     return (
         f"INSERT INTO {qualified(LOAD_DAYS.name)} (load_id, first_day, last_day) "  # noqa: S608

@@ -26,7 +26,7 @@ from pyspark.sql import functions as F
 from airflow_emr_etl.exceptions import AccountingError, ConfigurationError, ManifestError
 from airflow_emr_etl.models import visitor_list
 from airflow_emr_etl.models.batch import Batch
-from airflow_emr_etl.models.manifest import Accounting, Column, Manifest
+from airflow_emr_etl.models.manifest import BATCH, Accounting, Column, Manifest
 from airflow_emr_etl.models.visitor_list import VISITOR
 from airflow_emr_etl.spark import storage, visitor_datasets
 from airflow_emr_etl.spark.batch_catalog import BatchCatalog
@@ -215,11 +215,11 @@ class _Run:
         Rows that a batch states anew for others are in the others', and so are those that came in one before.
         """
         partition = dataset.manifest.partition
-        if "session_id" not in dataset.columns or not {"dt", "batch"} & partition.keys():
+        if "session_id" not in dataset.columns or not {"dt", BATCH} & partition.keys():
             return gone
-        name = partition.get("batch", partition.get("dt", ""))
+        name = partition.get(BATCH, partition.get("dt", ""))
         batch = self.batches.get(name)
-        if batch is None and "batch" in partition:
+        if batch is None and BATCH in partition:
             raise ConfigurationError(
                 f"{dataset.uri} is of the batch {name}, which is in no catalog that was given. Give the catalog of the "
                 "stream that wrote it, with --catalog."

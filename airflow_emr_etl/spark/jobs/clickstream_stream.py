@@ -20,7 +20,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from airflow_emr_etl.exceptions import ConfigurationError, MissingInputError
 from airflow_emr_etl.models.log_source import LogSource
-from airflow_emr_etl.models.manifest import FILE_NAME
+from airflow_emr_etl.models.manifest import BATCH, FILE_NAME
 from airflow_emr_etl.models.session_rules import SessionRules
 from airflow_emr_etl.spark import enrichment, storage
 from airflow_emr_etl.spark.arguments import iso_day, whole_number
@@ -200,7 +200,7 @@ class MicroBatches:
             output=self.output_of(name),
             day=day,
             accounting=accounting,
-            partition={"batch": name},
+            partition={BATCH: name},
         )
         uri = storage.join(arrived, "events", FILE_NAME)
         stated = dataclasses.replace(read_manifest(self.spark, uri), accounting=accounting)

@@ -127,10 +127,13 @@ class Loader:
         attempt: str,
         rows: list[dict[str, Any]],
         *,
-        partition: str,
+        partition: str | dict[str, str],
         restatement: int | None = None,
     ) -> str:
-        """One Parquet file, or none without rows, and the manifest; the manifest's address."""
+        """One Parquet file, or none without rows, and the manifest; the manifest's address.
+
+        ``partition`` is the day, or what the manifest says instead.
+        """
         folder = self.local.objects / self.name / table.table_name / attempt
         folder.mkdir(parents=True)
         columns = [Column(c.name, c.type) for c in (*table.columns, *table.staging_columns)]
@@ -143,7 +146,7 @@ class Loader:
             entries.append(ManifestEntry(url, size, len(rows)))
         manifest = Manifest(
             dataset=table.table_name,
-            partition={"dt": partition},
+            partition={"dt": partition} if isinstance(partition, str) else partition,
             job="test",
             created_at="2026-01-06T00:00:00Z",
             entries=tuple(entries),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ from airflow_emr_etl.transfers.redshift_load import (
     load_error,
     partition_of,
 )
-from airflow_emr_etl.warehouse.clickstream import EVENTS, TABLES
+from airflow_emr_etl.warehouse.clickstream import EVENTS, QUARANTINE_COUNTS, TABLES
 from airflow_emr_etl.warehouse.history import Load
 
 TARGET = RedshiftTarget(workgroup_name="{{ params.wg }}", iam_role="{{ params.role }}")
@@ -96,6 +97,23 @@ def test_the_partition_is_the_one_that_the_run_is_for() -> None:
         partition_of(EVENTS, manifest(), "2026-01-06")
     with pytest.raises(ManifestError, match="does not say its dt"):
         partition_of(EVENTS, manifest(partition={}), None)
+
+
+def test_a_batch_that_is_one_of_several_of_its_day_clears_none() -> None:
+    of_batch = manifest(partition={"batch": "stream-7"})
+    assert partition_of(EVENTS, of_batch, None) is None
+    with pytest.raises(
+        ManifestError, match=r"is of the batch stream-7, .* not all of 2026-01-05. Leave out partit"
+    ):
+        partition_of(EVENTS, of_batch, "2026-01-05")
+    with pytest.raises(
+        ManifestError, match=r"must not take the place of a whole dt, as every load of etl\.quar"
+    ):
+        partition_of(QUARANTINE_COUNTS, of_batch, None)
+    late = replace(load(), partition=None, manifest=of_batch)
+    error = "ERROR: Cannot insert a NULL value into column no_later_state_is_loaded"
+    made = load_error(EVENTS, late, {"Id": "i", "Status": "FAILED", "Error": error})
+    assert "stream-7 comes too late: run the stream again, into another --output" in made.message
 
 
 @pytest.mark.parametrize(
