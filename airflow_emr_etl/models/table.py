@@ -176,6 +176,10 @@ class RedshiftTable(Model):
     days: Annotated[tuple[Identifier, Identifier] | None, BeforeValidator(_days)] = None
     """The columns from whose first to whose last date a row counts; one name stands for both. Each load then
     records the days that it touched in ``etl.load_days``, for marts to follow. A key keeps its days."""
+    key_time: Identifier | None = None
+    """A DATE or TIMESTAMP that is part of what a key stands for, such as the time of an event: never NULL, and in all
+    states of a key the same, give or take two days. Rows are then replaced by key only within the staged rows' times
+    and two days around them, so that a load need not look through the whole table."""
 
     def __init__(self, name: str | None = None, /, **fields: Any) -> None:
         super().__init__(**(fields if name is None else {"name": name, **fields}))
@@ -198,13 +202,18 @@ class RedshiftTable(Model):
         used = {
             *self.keys,
             *self.sort_keys,
-            *filter(None, (self.partition, self.dist_key)),
+            *filter(None, (self.partition, self.dist_key, self.key_time)),
             *(self.days or ()),
         }
         if self.restates:
             used |= {self.restates.by, self.restates.at}
         if names and (unknown := sorted(used - set(names))):
             raise ValueError(f"{self.name} has no column {', '.join(unknown)}; it has {', '.join(names)}")
+        kind = next((column.type for column in self.columns if column.name == self.key_time), "DATE")
+        if kind not in ("DATE", "TIMESTAMP", "TIMESTAMPTZ"):
+            raise ValueError(
+                f"{self.name} has key_time={self.key_time!r}, which is {kind}; it must be a time"
+            )
         return self
 
     @model_validator(mode="after")

@@ -12,6 +12,7 @@ EVENTS = RedshiftTable(
     dist_key="visitor_id",
     sort_keys=["dt", "ts"],
     days="ts",
+    key_time="ts",  # an event is a line, and the line says when
     columns=[
         "event_id VARCHAR(64)",
         "ts TIMESTAMP",

@@ -32,6 +32,9 @@ ASSERTIONS = (
     ROWS_ARE_WITHIN_THEIR_SPANS,
 )
 
+#: How far the time of a key may move: two time zones are up to 26 hours apart, so a log that is read again in the
+#: right one stays within it.
+_MOVES = "INTERVAL '2 days'"
 MAX_STATEMENTS = 40
 MAX_BYTES = 100_000
 
@@ -51,7 +54,7 @@ def load_transaction(table: RedshiftTable, load: Load, *, iam_role: str) -> list
         ),
         *(_no_later_state(mark, table, load) if table.mode == "restate" else ()),
         f"CREATE TEMP TABLE {staging} ("
-        + ", ".join(column_definition(c, required=c.name in table.keys) for c in staged)
+        + ", ".join(column_definition(c, required=c.name in (*table.keys, table.key_time)) for c in staged)
         + ")",
     ]
     if load.manifest.entries:  # COPY refuses a manifest without files
@@ -141,7 +144,14 @@ def assertion(mark: str, name: str, condition: str) -> list[str]:
 
 def _same_keys(table: RedshiftTable, staging: str) -> str:
     target = qualified(table.name)
-    return " AND ".join(f"{target}.{quote(key)} = {staging}.{quote(key)}" for key in table.keys)
+    same = [f"{target}.{quote(key)} = {staging}.{quote(key)}" for key in table.keys]
+    if table.key_time:
+        at = quote(table.key_time)
+        same += [
+            f"{target}.{at} >= (SELECT MIN({at}) FROM {staging}) - {_MOVES}",  # noqa: S608
+            f"{target}.{at} <= (SELECT MAX({at}) FROM {staging}) + {_MOVES}",  # noqa: S608
+        ]
+    return " AND ".join(same)
 
 
 def _same_span(table: RedshiftTable, restates: Restatement, staging: str) -> str:

@@ -41,6 +41,7 @@ HITS = RedshiftTable(
     columns=["id VARCHAR(64)", "ts TIMESTAMP", "visit VARCHAR(64)", "dt DATE"],
     days="ts",
 )
+TIMED_HITS = HITS.model_copy(update={"key_time": "ts"})
 SELECT_VISITS = "SELECT id, who, started_at, ended_at, hits, dt FROM visits ORDER BY id"
 Row = dict[str, Any]
 Table = dict[str, Row]
@@ -143,8 +144,9 @@ def test_visits_are_what_a_dict_would_be(loader: Any, seed: int) -> None:
         assert changed(before, table) <= touched(loader, load), step
 
 
+@pytest.mark.parametrize("hits", [HITS, TIMED_HITS], ids=["by-key", "by-key-and-time"])
 @pytest.mark.parametrize("seed", range(2))
-def test_hits_are_what_a_dict_would_be(loader: Any, seed: int) -> None:
+def test_hits_are_what_a_dict_would_be(loader: Any, seed: int, hits: RedshiftTable) -> None:
     """A batch replaces its own day, and brings along hits of other days whose visit has changed."""
     chance = random.Random(seed)
     table: Table = {}
@@ -162,8 +164,8 @@ def test_hits_are_what_a_dict_would_be(loader: Any, seed: int) -> None:
         ]
         others = [row | {"visit": f"v{step}"} for row in table.values() if row["dt"] != day]
         carried = chance.sample(others, chance.randrange(len(others) + 1))
-        manifest = loader.write(HITS, str(step), own + carried, partition=str(day), restatement=step)
-        load = loader.load(HITS, manifest)
+        manifest = loader.write(hits, str(step), own + carried, partition=str(day), restatement=step)
+        load = loader.load(hits, manifest)
         before = table
         table = {key: row for key, row in table.items() if row["dt"] != day}
         table |= {row["id"]: row for row in own + carried}
@@ -196,6 +198,59 @@ def test_the_ends_of_a_span_belong_to_it(loader: Any) -> None:
     assert loader.rows("SELECT id FROM visits ORDER BY id") == [("h0",), ("h4",)]
 
 
+def hit(id: str, at: datetime, visit: str, dt: date | None = None) -> Row:
+    return {"id": id, "ts": at, "visit": visit, "dt": dt or at.date()}
+
+
+def test_hits_of_other_days_are_found_by_their_key_up_to_the_ends_of_the_staged_times(loader: Any) -> None:
+    """As with no bound: the first and the last of the staged times belong to it, and no other key is touched."""
+    first, last = FIRST + timedelta(hours=1), FIRST + timedelta(days=9, microseconds=1)
+    moments = {"first": first, "between": FIRST + timedelta(days=4), "last": last}
+    others = {f"other-{name}": at for name, at in moments.items()}
+    for hits, word in ((HITS, "plain"), (TIMED_HITS, "timed")):
+        table = hits.model_copy(update={"name": f"public.{word}"})
+        old = [hit(id, at, "old") for id, at in (moments | others).items()]
+        loader.load(table, loader.write(table, "1", old, partition="2026-02-01", restatement=1))
+        new = [hit(id, at, "new") for id, at in moments.items()]
+        loader.load(table, loader.write(table, "2", new, partition="2026-02-01", restatement=2))
+        loader.load(table, loader.write(table, "3", [], partition="2026-02-01", restatement=3))
+    expected = [*((name, "new") for name in moments), *((name, "old") for name in others)]
+    assert loader.rows("SELECT id, visit FROM timed ORDER BY id") == sorted(expected)
+    assert loader.rows("SELECT * FROM plain EXCEPT SELECT * FROM timed") == []
+    assert loader.rows("SELECT COUNT(*) AS n FROM plain") == [(6,)]
+
+
+def test_a_time_that_was_mended_moves_its_hit_and_a_time_beyond_two_days_is_another_matter(
+    loader: Any,
+) -> None:
+    zones, beyond = timedelta(hours=48), timedelta(hours=48, microseconds=1)
+    middle = FIRST + timedelta(days=10)
+    old = [hit("earlier", middle - zones, "old"), hit("later", middle + zones, "old")]
+    old += [hit("far", middle + beyond, "old")]
+    loader.load(TIMED_HITS, loader.write(TIMED_HITS, "1", old, partition="2026-02-01", restatement=1))
+    new = [hit(row["id"], middle, "new") for row in old]
+    loader.load(TIMED_HITS, loader.write(TIMED_HITS, "2", new, partition="2026-02-01", restatement=2))
+    assert loader.rows("SELECT id, visit FROM hits ORDER BY id, visit") == [
+        ("earlier", "new"),
+        ("far", "new"),
+        ("far", "old"),
+        ("later", "new"),
+    ]
+    # The day that a mended batch is of is cleared, however far its times have moved.
+    day = date(2026, 1, 17)
+    again = [hit("far", middle, "mended", day)]
+    loader.load(TIMED_HITS, loader.write(TIMED_HITS, "3", again, partition=str(day), restatement=3))
+    assert loader.rows("SELECT visit FROM hits WHERE id = 'far'") == [("mended",)]
+
+
+def test_a_hit_without_the_time_of_its_key_is_refused(loader: Any) -> None:
+    nowhen = hit("a", FIRST, "v") | {"ts": None}
+    manifest = loader.write(TIMED_HITS, "1", [nowhen], partition="2026-01-05", restatement=1)
+    with pytest.raises(AirflowFailException, match="ts"):
+        loader.load(TIMED_HITS, manifest)
+    assert loader.rows("SELECT COUNT(*) AS n FROM hits") == [(0,)]
+
+
 def test_an_older_state_is_refused_and_the_newer_one_stays(loader: Any) -> None:
     late = loader.write(VISITS, "1", [visit("old", 1, (0, 9))], partition="2026-01-05", restatement=1)
     loader.load(
@@ -208,8 +263,7 @@ def test_an_older_state_is_refused_and_the_newer_one_stays(loader: Any) -> None:
     loader.load(
         VISITS, loader.write(VISITS, "3", [visit("too", 20, (20, 20))], partition="2026-01-05", restatement=2)
     )
-    hit = {"id": "h", "ts": FIRST, "visit": "v", "dt": FIRST.date()}
-    loader.load(HITS, loader.write(HITS, "1", [hit], partition="2026-01-05", restatement=1))
+    loader.load(HITS, loader.write(HITS, "1", [hit("h", FIRST, "v")], partition="2026-01-05", restatement=1))
     assert loader.rows("SELECT (SELECT count(*) FROM visits) AS a, (SELECT count(*) FROM hits) AS b") == [
         (2, 1)
     ]

@@ -74,6 +74,11 @@ def test_columns_in_three_spellings() -> None:
         ({"name": "a.b", "partition": "dt", "mode": "restate"}, "needs keys= to restate by"),
         ({"name": "a.b", "keys": ["x"], "mode": "restate"}, "needs partition= or restates="),
         ({"name": "a.b", "partition": "dt", "columns": ["dt DATE"], "days": "at"}, "has no column at"),
+        ({"name": "a.b", "partition": "dt", "columns": ["dt DATE"], "key_time": "at"}, "has no column at"),
+        (
+            {"name": "a.b", "partition": "n", "columns": ["n BIGINT"], "key_time": "n"},
+            "key_time='n', which is BIGINT; it must be a time",
+        ),
         ({"name": "a.b", "partition": "dt", "staging_columns": ["x DATE"]}, "must state its columns too"),
         (
             {**VISITS, "staging_columns": ["until TIMESTAMP", "gone BOOLEAN"]},

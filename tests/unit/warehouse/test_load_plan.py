@@ -123,6 +123,18 @@ def test_a_restatement_of_a_partition_also_replaces_rows_of_others_by_key() -> N
     assert not [s for s in statements if load_plan.ROWS_ARE_OF_THE_PARTITION in s]
 
 
+def test_keys_that_stand_for_a_time_are_looked_for_around_it() -> None:
+    table = RedshiftTable(**{**ORDERS.model_dump(), "mode": "restate", "key_time": "dt"})
+    staging = '"staged_ffffffffffff"'
+    statements = load_plan.load_transaction(table, load(table, restatement=0), iam_role=ROLE)
+    assert f'CREATE TEMP TABLE {staging} ("id" BIGINT NOT NULL, "dt" DATE NOT NULL)' in statements
+    assert [s for s in statements if s.startswith("DELETE")][1:] == [
+        f'DELETE FROM "public"."orders" USING {staging} WHERE "public"."orders"."id" = {staging}."id" '
+        f'AND "public"."orders"."dt" >= (SELECT MIN("dt") FROM {staging}) - INTERVAL \'2 days\' '
+        f'AND "public"."orders"."dt" <= (SELECT MAX("dt") FROM {staging}) + INTERVAL \'2 days\'',
+    ]
+
+
 def test_a_restatement_without_a_number_is_refused() -> None:
     with pytest.raises(ManifestError, match="has no restatement number"):
         load_plan.load_transaction(VISITS, load(VISITS), iam_role=ROLE)
