@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help venv demo test test-all test-unit lint format up down constraints clean
+.PHONY: help venv demo test test-all test-unit test-iceberg lint format up down constraints clean
 help:
 	@echo "make demo    run the clickstream pipeline on this machine (LOGS=path[,path...] for your own access logs)"
 	@echo "make up      local AWS and Airflow in the browser; make down stops both"
@@ -41,6 +41,15 @@ test-all: $(STAMP)
 
 test-unit: $(STAMP)
 	$(BIN)/pytest tests/unit tests/contract $(PYTEST_FLAGS)
+
+# Iceberg for Spark 3.5: a Python of its own, since its jar does not run on the Spark of the tests.
+.venv-iceberg/.installed:
+	@"$(PYTHON)" -m venv --clear .venv-iceberg
+	@.venv-iceberg/bin/pip install --quiet --disable-pip-version-check pyspark==3.5.9 snowpark-connect-deps-iceberg==1.0.3
+	@touch $@
+
+test-iceberg: $(STAMP) .venv-iceberg/.installed
+	$(BIN)/pytest tests/integration/spark/test_iceberg.py $(PYTEST_FLAGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -79,6 +79,11 @@ JOBS: Mapping[str, JobDefinition] = MappingProxyType(
                 "small files of a dataset to files of a target size",
             ),
             JobDefinition(
+                "clickstream_iceberg",
+                "airflow_emr_etl.spark.jobs.clickstream_iceberg",
+                "events and sessions into Iceberg tables, where the cluster has Iceberg",
+            ),
+            JobDefinition(
                 "clickstream_erasure_list",
                 "airflow_emr_etl.spark.jobs.clickstream_erasure_list",
                 "lists of visitors and users to the visitors that are to be erased",
