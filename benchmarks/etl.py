@@ -70,8 +70,8 @@ class Bench:
     environment: dict[str, str]
     figures: Figures = field(default_factory=lambda: Figures("etl"))
     left_out: dict[str, str] = field(default_factory=dict)
-    before: list[dict[str, Any]] = field(default_factory=list)
-    """Figures of an earlier run that are kept where this one has none of the name."""
+    before: dict[str, Any] = field(default_factory=dict)
+    """What an earlier run wrote: its figures are kept where this one has none of the name."""
 
     def run(self) -> int:
         groups = self.chosen.only or GROUPS
@@ -89,19 +89,27 @@ class Bench:
         return 1 if self.left_out else 0
 
     def write(self) -> None:
+        left_out_before = {
+            group: why
+            for group, why in self.before.get("left_out", {}).items()
+            if group not in (self.chosen.only or GROUPS)
+        }
         self.figures.notes = {
-            "events": self.chosen.events,
+            "events": self.before.get("events", self.chosen.events),
             "runs": {"sessions": self.chosen.runs, "pipeline": self.chosen.pipeline_runs, "curve": 1},
             "driver_memory": DRIVER_MEMORY,
             "versions": {
                 name: version(name) for name in ("pyspark", "duckdb", "polars", "ua-parser", "pyarrow")
             },
             "ua_parser_backend": etl_agents.backend(),
-            "left_out": self.left_out,
+            "left_out": left_out_before | self.left_out,
         }
         measured = self.figures.figures
         names = {row["figure"] for row in measured}
-        self.figures.figures = [*(row for row in self.before if row["figure"] not in names), *measured]
+        self.figures.figures = [
+            *(row for row in self.before.get("figures", ()) if row["figure"] not in names),
+            *measured,
+        ]
         self.figures.write()
         self.figures.figures = measured
 
@@ -247,6 +255,7 @@ class Bench:
             [each.seconds for each in ours],
             [each.seconds for each in peer],
             peer_name,
+            events=self.chosen.events,
             **{name: seconds for name, seconds in laps.items() if seconds},
         )
 
@@ -320,7 +329,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Beside the data: the system's own folder for such things may be in memory.
     work = Path(tempfile.mkdtemp(prefix="etl-", dir=FOLDER)).resolve()
     try:
-        before = json.loads((FOLDER / "etl.json").read_text())["figures"] if chosen.add else []
+        before = json.loads((FOLDER / "etl.json").read_text()) if chosen.add else {}
         return Bench(chosen, work, environment(work), before=before).run()
     finally:
         signal.signal(signal.SIGTERM, handler)

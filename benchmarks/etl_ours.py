@@ -80,12 +80,13 @@ def sessions_of(spark: SparkSession, folder: str, referrer: bool) -> DataFrame:
 def pipeline(spark: SparkSession, chosen: argparse.Namespace) -> None:
     """The jobs of a night, one after the other, in one Spark: what their start costs is left out."""
     from airflow_emr_etl.spark.jobs import clickstream_normalize, clickstream_sessionize
+    from airflow_emr_etl.spark.source_reader import load_source
 
     laps = Laps()
-    # Combined is what normalize takes when it is not told.
-    source = {} if chosen.source == "combined" else {"source": chosen.source}
     normalized = f"{chosen.output}/normalized"
-    clickstream_normalize.normalize(spark, inputs=[chosen.input], day=DAY, output=normalized, **source)
+    clickstream_normalize.normalize(
+        spark, inputs=[chosen.input], day=DAY, output=normalized, source=load_source(spark, chosen.source)
+    )
     laps.lap("normalize")
     clickstream_sessionize.sessionize(spark, source=normalized, day=DAY, output=chosen.output)
     laps.lap("sessionize")

@@ -63,7 +63,7 @@ def section(document: dict[str, Any], docs: Path) -> str:
         parts.append(f"**`{group}` is missing**: {why}\n")
     if etl_chart.draw(document, docs / CHART):
         parts.append(f"![Seconds of each contender, and ours from few events to many]({CHART})\n")
-    rows = [_row(figure) for name, figure in values.items() if name.partition(".")[0] in NAMES]
+    rows = [_row(figure, events) for name, figure in values.items() if name.partition(".")[0] in NAMES]
     if rows:
         parts.append(
             "| figure | | ours | peer | | ratio | runs |\n|---|---|--:|--:|---|--:|--:|\n" + "".join(rows)
@@ -80,11 +80,14 @@ def section(document: dict[str, Any], docs: Path) -> str:
     return "\n".join(parts)
 
 
-def _row(figure: dict[str, Any]) -> str:
+def _row(figure: dict[str, Any], events: int) -> str:
     name = figure["figure"]
+    what = NAMES[name.partition(".")[0]]
+    if figure.get("events", events) != events:
+        what += f", {figure['events']:,} events"
     digits = 0 if figure["unit"] == "MiB" else 1
     return (
-        f"| `{name}` | {NAMES[name.partition('.')[0]]} | {figure['ours']:,.{digits}f} {figure['unit']} | "
+        f"| `{name}` | {what} | {figure['ours']:,.{digits}f} {figure['unit']} | "
         f"{figure['peer']:,.{digits}f} {figure['unit']} | {figure['peer_name']} | {figure['ratio']:.2f} | "
         f"{len(figure['runs'])} |\n"
     )
