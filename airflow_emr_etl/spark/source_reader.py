@@ -355,14 +355,18 @@ def _with_columns(lines: DataFrame, source: LogSource) -> DataFrame:
 
     bad = {name: _misfit(name, source) for name in source.columns}
     retyped_is_null = source.drift.retyped_field == "null"
-    objects = _object_where_text(lines, source) if source.kind == "json_lines" else F.lit(False)
     required = [F.col(f"raw_{name}").isNull() for name in source.required]
-    nul = [F.col(f"raw_{name}").contains("\u0000") for name in source.columns if COLUMNS[name]]
+    objects = has_nul = F.lit(False)
+    if source.kind == "json_lines":
+        objects = _object_where_text(source)
+        # Of all kinds only this one has a way to write a NUL that is none in the line.
+        nul = [F.col(f"raw_{name}").contains("\u0000") for name in source.columns if COLUMNS[name]]
+        has_nul = F.col("text").contains(r"\u0000") & _any([F.coalesce(check, F.lit(False)) for check in nul])
     reason = (
         F.when(F.col("unreadable").isNotNull(), F.col("unreadable"))
         .when(F.col("is_header"), HEADER)
         .when(F.col("broken").isNotNull(), F.col("broken"))
-        .when(_any([F.coalesce(check, F.lit(False)) for check in nul]), "nul_byte")
+        .when(has_nul, "nul_byte")
     )
     if source.drift.new_field == "quarantine":
         reason = reason.when(F.col("new_fields").isNotNull(), "new_field")
@@ -463,14 +467,16 @@ def _misfit(name: str, source: LogSource) -> Column:
     return F.coalesce(F.octet_length(raw) > width, F.lit(False))
 
 
-def _object_where_text(lines: DataFrame, source: LogSource) -> Column:
+def _object_where_text(source: LogSource) -> Column:
     """Whether a text or number is an object or a list in this record: the reader gives these as their JSON."""
     conditions = []
     for place, name in enumerate(_wanted(source)):
         value = F.get("record", F.lit(place))
         key = re.escape(name.rsplit(".", 1)[-1])
-        conditions.append(value.rlike(r"^[\[{]") & F.col("text").rlike(rf'"{key}"\s*+:\s*+[\[{{]'))
-    return F.coalesce(_any([F.coalesce(c, F.lit(False)) for c in conditions]), F.lit(False))
+        # NULL would not keep the second condition, which is dear, from being asked.
+        may_be = F.coalesce(value.startswith("[") | value.startswith("{"), F.lit(False))
+        conditions.append(may_be & F.col("text").rlike(rf'"{key}"\s*+:\s*+[\[{{]'))
+    return F.coalesce(_any(conditions), F.lit(False))
 
 
 def _with_time(lines: DataFrame, source: LogSource) -> DataFrame:
