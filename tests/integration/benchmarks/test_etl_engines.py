@@ -25,6 +25,7 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     ("group", "peers"),
     [
         ("sessions_parquet", ["duckdb", "polars", "pyspark", "floor"]),
+        pytest.param("pipeline_gz_json", ["pyspark", "floor"], marks=pytest.mark.slow),
         pytest.param("pipeline_gz_clf", ["pyspark", "floor"], marks=pytest.mark.slow),
     ],
 )

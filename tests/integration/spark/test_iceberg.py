@@ -238,6 +238,7 @@ def test_rows_of_a_day_go_whatever_their_time(spark: SparkSession) -> None:
 
 
 @pytest.mark.parametrize("kind", [EVENTS, SESSIONS], ids=lambda kind: kind.dataset)
+@pytest.mark.slow
 def test_what_goes_and_what_comes_are_those_of_a_load(
     spark: SparkSession, tmp_path: Path, history: list[Night], kind: Kind
 ) -> None:
@@ -258,6 +259,7 @@ def test_what_goes_and_what_comes_are_those_of_a_load(
         spark.catalog.dropTempView(view)
 
 
+@pytest.mark.slow
 def test_the_history_has_what_it_is_for(history: list[Night]) -> None:
     again, streamed = history[-2], history[-1]
     assert len(history) == 5
@@ -268,6 +270,7 @@ def test_the_history_has_what_it_is_for(history: list[Night]) -> None:
     assert len(streamed.events) == len(again.events) + 1
 
 
+@pytest.mark.slow
 def test_rows_that_are_not_those_of_the_manifest_are_refused(
     spark: SparkSession, history: list[Night]
 ) -> None:
@@ -319,6 +322,7 @@ def rows_of(answer: Mapping[str, Any], kind: Kind) -> Rows:
     return found
 
 
+@pytest.mark.slow
 def test_the_tables_follow_night_by_night(iceberg: IcebergSpark, history: list[Night]) -> None:
     last = history[-1]
     steps = [step for night in history for step in ({"merge": night.step}, {"merge": night.step})]
@@ -363,6 +367,7 @@ def test_the_tables_follow_night_by_night(iceberg: IcebergSpark, history: list[N
     assert "ALTER TABLE `lake`.`analytics`.`old` ADD COLUMNS (`ts` TIMESTAMP" in narrow["message"]
 
 
+@pytest.mark.slow
 def test_a_table_that_was_rolled_back_gets_its_rows_again(
     iceberg: IcebergSpark, history: list[Night]
 ) -> None:
