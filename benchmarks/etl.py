@@ -157,10 +157,10 @@ class Bench:
         self.figures.add(
             "quality_20.one_scan",
             "s",
-            _runs(told["quality_20"]),
-            _runs(told["one_scan"]),
+            told["quality_20"],
+            told["one_scan"],
             "one aggregate scan of the same numbers",
-            **{name: value for name, value in told.items() if name not in ("quality_20", "one_scan")},
+            rows=told["rows"],
         )
 
     def pipeline_gz_json(self) -> None:
@@ -296,10 +296,6 @@ class Bench:
 def _there(found: Digest | None) -> Digest:
     assert found is not None
     return found
-
-
-def _runs(value: float | Sequence[float]) -> list[float]:
-    return [value] if isinstance(value, int | float) else list(value)
 
 
 def environment(work: Path) -> dict[str, str]:
