@@ -226,6 +226,7 @@ def document() -> dict[str, Any]:
                 100.0,
                 300.0,
                 "plain PySpark 4.3.0",
+                events=5_000_000,
                 laps={"normalize": 60.2, "sessionize": 30.0},
                 peer_laps={"events": 250.0, "sessions": 40.0},
             ),
@@ -252,6 +253,8 @@ def test_the_page_has_each_figure_and_what_is_missing(tmp_path: Path) -> None:
     assert (
         "| `peak_memory_mib.duckdb` | peak memory | 2,000 MiB | 4,000 MiB | DuckDB 2.0.0 | 0.50 | 1 |" in text
     )
+    assert "| pipeline from gzipped Combined Log Format, 5,000,000 events | 100.0 s |" in text
+    assert "The two pipelines do not do the same work." in text
     assert "| pipeline from gzipped Combined Log Format | 10 / 20 |" in text
     assert "| 1,010,000 | 5.0 | 4.95 | 2,048 |" in text
     assert "**`quality_20` is missing**: no suite" in text
