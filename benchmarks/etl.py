@@ -107,7 +107,11 @@ class Bench:
         measured = self.figures.figures
         names = {row["figure"] for row in measured}
         self.figures.figures = [
-            *(row for row in self.before.get("figures", ()) if row["figure"] not in names),
+            *(
+                {"measured_at": self.before["measured_at"], **row}
+                for row in self.before.get("figures", ())
+                if row["figure"] not in names
+            ),
             *measured,
         ]
         self.figures.write()

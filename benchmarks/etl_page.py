@@ -84,8 +84,9 @@ def section(document: dict[str, Any], docs: Path) -> str:
     parts += _laps(values)
     parts += _tasks(values, cores)
     parts += _curve(values)
+    days = {figure.get("measured_at", document["measured_at"])[:10] for figure in values.values()}
     parts.append(
-        f"`etl.json`: {document['measured_at'][:10]}, {cores} cores, Python {document['machine']['python']}.\n"
+        f"`etl.json`: {', '.join(sorted(days))}, {cores} cores, Python {document['machine']['python']}.\n"
     )
     return "\n".join(parts)
 
