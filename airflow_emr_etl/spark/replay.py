@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 from datetime import date
-from typing import Dict, List, Mapping, Optional
+from typing import Dict, List, Mapping, Optional, Sequence
 
 from pyspark import StorageLevel
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from airflow_emr_etl.exceptions import AccountingError, ConfigurationError, ManifestError
 from airflow_emr_etl.models.log_source import LogSource
-from airflow_emr_etl.models.manifest import FILE_NAME, Accounting, Manifest
+from airflow_emr_etl.models.manifest import FILE_NAME, Accounting, Manifest, ManifestEntry
 from airflow_emr_etl.spark import robots, storage
 from airflow_emr_etl.spark.dataset import Dataset, read_manifest
 from airflow_emr_etl.spark.enrichment import Enrichment
@@ -60,7 +60,7 @@ class Replay:
         """Further deliveries of the quarantined lines; known once :meth:`check_read` has been called."""
         self._kept: List[DataFrame] = []
         self.already = 0
-        """Deliveries of events that the first run has; known once :meth:`without_known` has been called."""
+        """Deliveries of events that the first run has; known once :meth:`new_events` has been called."""
 
     def _manifest(self, name: str) -> Manifest:
         uri = storage.join(self.uri, name, FILE_NAME)
@@ -120,12 +120,22 @@ class Replay:
                 expected_lines=expected,
             )
 
+    @property
+    def entries(self) -> Sequence[ManifestEntry]:
+        """The files of events of the first run."""
+        return self.events.entries
+
     @staticmethod
-    def numbered(bad: DataFrame) -> DataFrame:
+    def counts(splits: Sequence[Row]) -> Dict[str, int]:
+        """Nothing that was not counted by the first run."""
+        return {}
+
+    @staticmethod
+    def numbered(bad: DataFrame, splits: Sequence[Row]) -> DataFrame:
         """``bad`` with ``line_number`` and ``listed``, the file as the quarantine calls it."""
         return bad.withColumn("line_number", F.col("position")).withColumn("listed", F.col("file"))
 
-    def without_known(self, events: DataFrame) -> DataFrame:
+    def new_events(self, events: DataFrame) -> DataFrame:
         """``events`` that the first run does not have, judged as the rest of their visitor's day was.
 
         An event with an id of its own may have come in a second line, which was good.

@@ -9,22 +9,22 @@ from __future__ import annotations
 import argparse
 import sys
 from datetime import date, timedelta
-from typing import Dict, List, Optional, Sequence, Set, Tuple
-from urllib.parse import unquote
+from typing import Optional, Sequence
 
 from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F
 
-from airflow_emr_etl.exceptions import AccountingError, ConfigurationError, MissingInputError
+from airflow_emr_etl.exceptions import ConfigurationError
 from airflow_emr_etl.models.log_source import LogSource
 from airflow_emr_etl.models.manifest import Accounting
-from airflow_emr_etl.spark import columns, enrichment, file_layout, storage
+from airflow_emr_etl.spark import columns, enrichment, file_layout
 from airflow_emr_etl.spark.arguments import job_parser, whole_number
 from airflow_emr_etl.spark.dataset import Dataset, empty
 from airflow_emr_etl.spark.enrichment import Enrichment
 from airflow_emr_etl.spark.erased_lines import without_erased
 from airflow_emr_etl.spark.line_parser import MAX_LINE_BYTES
+from airflow_emr_etl.spark.log_files import LogFiles
 from airflow_emr_etl.spark.lookup import Lookups
 from airflow_emr_etl.spark.replay import Replay
 from airflow_emr_etl.spark.session import job_session
@@ -124,12 +124,10 @@ def normalize(
     No manifest is written unless every line is accounted for.
     """
     source, rules = source or load_source(spark), rules or Enrichment()
-    first = None if replay is None else Replay(spark, replay, day, output, source, rules)
-    files = _input_files(spark, inputs) if first is None else []
-    read = _read_lines(spark, files) if first is None else first.lines()
-    parsed = read_source(read, source, max_line_bytes)
+    given = LogFiles(spark, inputs) if replay is None else Replay(spark, replay, day, output, source, rules)
+    parsed = read_source(given.lines(), source, max_line_bytes)
     lines = parsed.lines
-    if first is not None:
+    if "was" in lines.columns:
         lines = lines.withColumn("reason", F.coalesce("was", "reason"))
     lines = lines.withColumn(
         "line", F.when(F.col("reason").isNotNull(), _prefix(F.col("line"), max_line_bytes))
@@ -148,15 +146,7 @@ def normalize(
     )
     lines_in, headers = sum(row["lines"] for row in splits), sum(row["headers"] for row in splits)
     bad_lines = sum(row["bad"] for row in splits) - headers
-    if first is not None:
-        first.check_read(lines_in, expected_lines)
-    elif expected_lines is not None and lines_in != expected_lines:
-        raise AccountingError(
-            f"{lines_in} lines were read from {len(files)} files, but the ingest counted {expected_lines}. "
-            "A file was added, replaced or cut since then; ingest the day again.",
-            lines_in=lines_in,
-            expected_lines=expected_lines,
-        )
+    given.check_read(lines_in, expected_lines)
 
     events = Dataset(spark, output, "events", day, columns.NORMALIZED)
     quarantine = Dataset(spark, output, "quarantine", day, columns.QUARANTINE)
@@ -177,14 +167,11 @@ def normalize(
             good = good.join(internal, "host", "left_anti")
         found = enrichment.enrich(good, internal, rules, day, lookups)
         expected = file_layout.Expected(lines_in - bad_lines - headers, columns.EVENT_BYTES)
-        events.write(found if first is None else first.without_known(found), expected)
+        events.write(given.new_events(found), expected)
     else:
         events.write(empty(spark, columns.NORMALIZED))
     if bad_lines:
-        numbered = (
-            _numbered(bad, _line_numbers(spark, splits, files)) if first is None else first.numbered(bad)
-        )
-        quarantine.write(_quarantine(numbered, day))
+        quarantine.write(_quarantine(given.numbered(bad, splits), day))
     else:
         quarantine.write(empty(spark, columns.QUARANTINE))
 
@@ -214,26 +201,21 @@ def normalize(
         lines_in=lines_in,
         valid=sum(file.record_count for file in event_files),
         quarantined=by_reason,
-        delivered_twice=_get(seen, "dropped")
-        + _get(dropped, "dropped")
-        + (0 if first is None else first.already),
+        delivered_twice=_get(seen, "dropped") + _get(dropped, "dropped") + given.already,
         repeated=_get(seen, "repeated"),
         filtered=filtered,
         bots=_get(seen, "bots"),
         page_views=_get(seen, "page_views"),
-        files=len(files),
-        empty_files=len(files) - len({row["file"] for row in splits}) if first is None else 0,
         outside_day=_get(seen, "outside_day"),
         headers=headers,
         erased=erased_lines,
         drift={**(drift_counts(lines) if source.drifts else {}), **parsed.file_drift},
+        **given.counts(splits),
     )
     accounting.check()
-    if first is not None:
-        accounting = first.whole_day(accounting)
-        event_files = [*first.events.entries, *event_files]
-        accounting.check()
-        first.release()
+    accounting = given.whole_day(accounting)
+    accounting.check()
+    given.release()
 
     rows = [(day, reason, number) for reason, number in sorted(by_reason.items())]
     frame = spark.createDataFrame(rows, "dt date, reason string, lines bigint")
@@ -242,7 +224,7 @@ def normalize(
     counts.finish(count_files, NAME, accounting)
     quarantine.finish(quarantine_files, NAME, accounting)
     # Last: the next job starts from this one.
-    events.finish(event_files, NAME, accounting)
+    events.finish([*given.entries, *event_files], NAME, accounting)
     lookups.release()
     lines.unpersist()
     return accounting
@@ -254,35 +236,6 @@ def _get(row: Row, name: str) -> int:
 
 def _count_where(condition: Column) -> Column:
     return F.count(F.when(condition, 1))
-
-
-def _input_files(spark: SparkSession, inputs: Sequence[str]) -> List[str]:
-    """Every file under ``inputs``, once. Raise MissingInputError for an input that has none."""
-    files: Set[str] = set()
-    for uri in inputs:
-        found = storage.list_files(spark, uri)
-        if not found:
-            raise MissingInputError(f"There is no log file in {uri}", uri=uri)
-        files.update(file.uri for file in found)
-    return sorted(files)
-
-
-def _read_lines(spark: SparkSession, files: Sequence[str]) -> DataFrame:
-    r"""Lines with ``file``, ``split`` (where the split of the file begins), ``position`` (in the order of the
-    lines within a split), ``line`` (the bytes), ``line_bytes`` and ``key``, the identity of the bytes.
-
-    Only ``\n`` ends a line, as for ``wc -l``; an unfinished last line counts as one.
-    """
-    reader = spark.read.option("lineSep", "\n").option("__globPaths__", "false")
-    return reader.text(list(files)).select(
-        "value",
-        F.col("_metadata.file_path").alias("file"),
-        F.col("_metadata.file_block_start").alias("split"),
-        F.monotonically_increasing_id().alias("position"),
-        F.col("value").cast("binary").alias("line"),
-        F.octet_length("value").cast("bigint").alias("line_bytes"),
-        F.unhex(F.sha2(F.col("value").cast("binary"), 256)).alias("key"),
-    )
 
 
 def _prefix(line: Column, length: int) -> Column:
@@ -309,25 +262,6 @@ def _with_all_fields(events: DataFrame) -> DataFrame:
     return events.withColumns(
         {name: F.lit(None).cast(kind) for name, kind in FIELD_TYPES.items() if name not in events.columns}
     )
-
-
-def _line_numbers(spark: SparkSession, splits: Sequence[Row], files: Sequence[str]) -> DataFrame:
-    """For ``file`` and ``split``: ``shift``, which turns a position in the split into a line number of the file,
-    and ``listed``, the file's name as the input has it (Spark's own is percent-encoded in some versions)."""
-    listed = {storage.after_scheme(uri): uri for uri in files}
-    rows: List[Tuple[str, int, int, str]] = []
-    before: Dict[str, int] = {}
-    for row in sorted(splits, key=lambda row: (row["file"], row["split"])):
-        file = row["file"]
-        name = listed.get(storage.after_scheme(file)) or listed.get(storage.after_scheme(unquote(file)), file)
-        rows.append((file, row["split"], before.get(file, 0) - row["first_position"] + 1, name))
-        before[file] = before.get(file, 0) + row["lines"]
-    return spark.createDataFrame(rows, "file string, split bigint, shift bigint, listed string")
-
-
-def _numbered(bad: DataFrame, line_numbers: DataFrame) -> DataFrame:
-    numbered = bad.join(F.broadcast(line_numbers), ["file", "split"])
-    return numbered.withColumn("line_number", F.col("position") + F.col("shift"))
 
 
 def _quarantine(numbered: DataFrame, day: date) -> DataFrame:

@@ -25,13 +25,13 @@ at = datetime.fromisoformat  # naive: UTC
 @pytest.fixture
 def read(spark: Any, tmp_path: Any, collect: Any) -> Any:
     """A function: lines and a source, to a row for each line, in order; ``read.drift`` has the messages."""
-    from airflow_emr_etl.spark.jobs.clickstream_normalize import _read_lines
+    from airflow_emr_etl.spark.log_files import LogFiles
 
     def run(lines: list[bytes] | dict[str, list[bytes]], source: LogSource) -> list[Any]:
         files = lines if isinstance(lines, dict) else {"a.log": lines}
         for name, content in files.items():
             (tmp_path / name).write_bytes(b"\n".join(content))
-        frame = _read_lines(spark, [str(tmp_path / name) for name in files])
+        frame = LogFiles(spark, [str(tmp_path / name) for name in files]).lines()
         parsed = read_source(frame, source, MAX_LINE_BYTES)
         rows = collect(parsed.lines)
         run.drift = {**drift_counts(parsed.lines), **parsed.file_drift}  # type: ignore[attr-defined]
