@@ -34,7 +34,7 @@ def test_only_the_import_lines_differ() -> None:
 
 
 @pytest.mark.spark
-@pytest.mark.parametrize("whose", ["theirs", "ours"])
+@pytest.mark.parametrize("whose", [pytest.param("theirs", marks=pytest.mark.slow), "ours"])
 def test_the_example_runs(aws_environment: LocalAws, tmp_path: Path, whose: str) -> None:
     emr: Any = boto3.client("emr")
     known = {cluster["Id"] for cluster in emr.list_clusters()["Clusters"]}

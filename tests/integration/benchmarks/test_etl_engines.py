@@ -21,12 +21,13 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("group", "peers"),
     [
         ("sessions_parquet", ["duckdb", "polars", "pyspark", "floor"]),
-        pytest.param("pipeline_gz_json", ["pyspark", "floor"], marks=pytest.mark.slow),
-        pytest.param("pipeline_gz_clf", ["pyspark", "floor"], marks=pytest.mark.slow),
+        ("pipeline_gz_json", ["pyspark", "floor"]),
+        ("pipeline_gz_clf", ["pyspark", "floor"]),
     ],
 )
 def test_all_find_the_same_sessions(group: str, peers: list[str], folder: Path) -> None:

@@ -101,6 +101,7 @@ def test_replay_is_a_run_that_never_failed(spark: SparkSession, tmp_path: Path) 
     assert rows(spark, tmp_path / "again", "quarantine") == rows(spark, tmp_path / "replayed", "quarantine")
 
 
+@pytest.mark.slow
 def test_erased_visitors_stay_away_only_where_the_list_is_given(spark: SparkSession, tmp_path: Path) -> None:
     """Raw and quarantined lines do not say whose they are before they are read."""
     raw = tmp_path / "raw.json"
