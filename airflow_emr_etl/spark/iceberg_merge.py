@@ -43,6 +43,9 @@ RESTATEMENT, MANIFEST, DIGEST, SNAPSHOT = (
 text, and the snapshot that was current after that."""
 
 
+_MOVES_DAYS = 2
+
+
 @dataclass(frozen=True)
 class Merge:
     """A dataset that is brought into a table."""
@@ -110,7 +113,8 @@ class Merge:
             raise StaleLoadError(
                 f"A state later than {self.restatement} was merged into {self.table} already (restatement "
                 f"{known[RESTATEMENT]}), and {self.uri} would undo it. Run sessionize for "
-                f"{batch} again: it states the rows anew on top of that, with a greater number.",
+                f"{batch} again: it states the rows anew on top of that, with a greater number. What a stream wrote "
+                "is made anew by the stream, into another --output and from another --checkpoint.",
                 restatement=self.restatement,
             )
         return True
@@ -188,14 +192,27 @@ class Merge:
             )
 
     def reach(self, staged: DataFrame) -> Reach:
-        """Where the rows are that those of the files may take the place of."""
+        """Where the rows are that those of the files may take the place of.
+
+        A log that is read again in the right time zone has the same keys at times up to 26 hours away.
+        """
+
+        def days(first: str, last: str, moves: int) -> List[date]:
+            span = F.sequence(
+                F.date_sub(F.to_date(first), moves),
+                F.date_add(F.to_date(last), moves),
+                F.expr("INTERVAL 1 DAY"),
+            )
+            known = staged.where(F.col(first).isNotNull() & F.col(last).isNotNull())
+            return _days(known.select(F.explode(span).alias("day")))
+
         if self.kind.restates:
-            day = F.explode(F.sequence(F.to_date(RESTATES_FROM), F.to_date(RESTATES_TO)))
-            return Reach.of(_days(staged.select(day.alias("day"))))
+            return Reach.of(days(RESTATES_FROM, RESTATES_TO, _MOVES_DAYS))
         batches = _days(staged.select(F.col("dt").alias("day")))
         if self.replaced is not None:
-            batches.append(self.replaced)
-        return Reach.of(_days(staged.select(F.to_date(self.kind.at).alias("day"))), batches)
+            # The events of a batch are found by that, wherever they were.
+            return Reach.of(days(self.kind.at, self.kind.at, 0), [*batches, self.replaced])
+        return Reach.of(days(self.kind.at, self.kind.at, _MOVES_DAYS), batches)
 
 
 def properties(spark: SparkSession, table: TableName) -> Dict[str, str]:

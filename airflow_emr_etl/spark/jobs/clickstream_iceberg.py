@@ -101,6 +101,11 @@ def merge(
             f"{events} and {sessions} are of two runs of sessionize: their restatement numbers are "
             f"{' and '.join(map(str, sorted(numbers)))}. Give the two manifests of one run."
         )
+    days = {each.manifest.partition["dt"] for each in merges if "dt" in each.manifest.partition}
+    if len(days) > 1:
+        raise ManifestError(
+            f"{events} and {sessions} are of two days, {' and '.join(sorted(days))}. Give the two manifests of one run."
+        )
     for each in merges:
         _check_day(each.uri, each.manifest, day)
     return merge_all(spark, merges)

@@ -19,7 +19,7 @@ from integration.spark.nights import Nights, late_and_twice
 from airflow_emr_etl.clickstream.generator import generate
 from airflow_emr_etl.exceptions import ConfigurationError, LoadError, ManifestError, RowCountMismatchError
 from airflow_emr_etl.models.manifest import Manifest
-from airflow_emr_etl.spark.dataset import read_files
+from airflow_emr_etl.spark.dataset import read_files, spark_type
 from airflow_emr_etl.spark.iceberg_catalog import TableName
 from airflow_emr_etl.spark.iceberg_merge import Merge
 from airflow_emr_etl.spark.iceberg_statements import (
@@ -237,6 +237,45 @@ def test_rows_of_a_day_go_whatever_their_time(spark: SparkSession) -> None:
         spark.catalog.dropTempView(name)
 
 
+def test_a_session_that_moved_by_a_time_zone_is_not_there_twice(spark: SparkSession) -> None:
+    """Its id is made of its first event, whose id does not change when the time zone of its log is mended."""
+    manifest = Manifest(
+        "sessions", {"dt": "2026-01-05"}, "test", "2026-01-06T00:00:00Z", (), SESSIONS.staged, None, 1
+    )
+    merging = Merge(TABLES["sessions"], SESSIONS, "sessions", manifest)
+
+    def view(name: str, columns: tuple[Any, ...], **known: str) -> DataFrame:
+        values = (
+            f"CAST({known[c.name]} AS {spark_type(c.type)}) AS {c.name}"
+            if c.name in known
+            else f"CAST(NULL AS {spark_type(c.type)}) AS {c.name}"
+            for c in columns
+        )
+        frame = spark.sql(f"SELECT {', '.join(values)}")
+        frame.createOrReplaceTempView(name)
+        return frame
+
+    at = {"session_id": "'s'", "visitor_id": "'v'"}
+    view("target", SESSIONS.columns, **at, started_at="'2026-01-03T22:30:00'", dt="'2026-01-03'")
+    begin = "'2026-01-05T00:30:00'"
+    staged = view(
+        STAGED,
+        SESSIONS.staged,
+        **at,
+        started_at=begin,
+        dt="'2026-01-05'",
+        restates_from=begin,
+        restates_to=begin,
+        retracted="false",
+    )
+    from pyspark.sql import functions as F
+
+    rows = merged(spark, SESSIONS, merging.reach(staged), None).select("session_id", F.to_date("started_at"))
+    assert [(row[0], row[1]) for row in rows.collect()] == [("s", date(2026, 1, 5))]
+    for name in (STAGED, "target"):
+        spark.catalog.dropTempView(name)
+
+
 @pytest.mark.parametrize("kind", [EVENTS, SESSIONS], ids=lambda kind: kind.dataset)
 @pytest.mark.slow
 def test_what_goes_and_what_comes_are_those_of_a_load(
@@ -311,7 +350,7 @@ def iceberg(tmp_path: Path) -> IcebergSpark:
         pytest.skip("there is no Spark with Iceberg here; make test-iceberg installs one")
     java = find_java(tmp_path / "java")
     if java.version not in JAVAS:
-        pytest.skip(f"Spark 3.5 runs on Java {' and '.join(map(str, JAVAS))}, and this one is {java.version}")
+        pytest.fail(f"Spark 3.5 runs on Java {' and '.join(map(str, JAVAS))}, and this one is {java.version}")
     return IcebergSpark(tmp_path, java.home)
 
 
