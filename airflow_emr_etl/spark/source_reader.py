@@ -359,9 +359,9 @@ def _with_columns(lines: DataFrame, source: LogSource) -> DataFrame:
     objects = has_nul = F.lit(False)
     if source.kind == "json_lines":
         objects = _object_where_text(source)
-        # Of all kinds only this one has a way to write a NUL that is none in the line.
+        # Of all kinds only this one has ways to write a NUL that is none in the line, and all begin with a backslash.
         nul = [F.col(f"raw_{name}").contains("\u0000") for name in source.columns if COLUMNS[name]]
-        has_nul = F.col("text").contains(r"\u0000") & _any([F.coalesce(check, F.lit(False)) for check in nul])
+        has_nul = F.col("text").contains("\\") & _any([F.coalesce(check, F.lit(False)) for check in nul])
     reason = (
         F.when(F.col("unreadable").isNotNull(), F.col("unreadable"))
         .when(F.col("is_header"), HEADER)

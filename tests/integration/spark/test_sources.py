@@ -199,6 +199,18 @@ def test_json_lines(read: Any) -> None:
     assert rows[12].status == 404
 
 
+def test_a_nul_that_is_written_by_way_of_a_text_within_a_text_is_found(read: Any) -> None:
+    source = parse_source(
+        "description: mine\nkind: json_lines\ncolumns: {ts: ts, user_agent: request.agent}\ntime_format: iso8601\n",
+        "mine.yaml",
+    )
+    inner = r'{"agent": "x\u005cu0000y"}'
+    line = f'{{"ts": "2026-01-05T10:00:00Z", "request": {json.dumps(inner)}}}'.replace(r"\\u005c", r"\u005c")
+    (row,) = read([line.encode()], source)
+    assert "\\u0000" not in line
+    assert row.reason == "nul_byte"
+
+
 def test_json_events_give_all_columns(read: Any) -> None:
     event = {
         "event_id": "e1", "ts": "2026-01-05T10:00:00Z", "visitor_id": "v1", "user_id": 42, "event": "page_view",
