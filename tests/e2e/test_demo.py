@@ -73,12 +73,7 @@ def test_generated_days_without_java(tmp_path: Path, again: bool) -> None:
     arguments = ("demo", "--state", state, "--lines", "2000", "--days", "2")
     emr_etl(*arguments, environment=environment)
     first = summary(state)
-    if again:
-        emr_etl(*arguments, environment=environment)
-    last = summary(state)
-
     assert first["succeeded"]
-    assert last["succeeded"]
     for day in first["days"]:
         assert day["lines_in"] == day["valid"] + sum(day["quarantined"].values()) + day["delivered_twice"]
         assert day["rows"]["analytics.events"] == day["valid"]
@@ -90,7 +85,11 @@ def test_generated_days_without_java(tmp_path: Path, again: bool) -> None:
         assert all(check["success"] for check in day["checks"] if check["severity"] == "critical")
     stated = sum(day["sessions"] for day in first["days"])
     assert 0 < first["table_totals"]["analytics.sessions"] <= stated
-    assert last["table_totals"] == first["table_totals"]
+    if again:
+        emr_etl(*arguments, environment=environment)
+        second = summary(state)
+        assert second["succeeded"]
+        assert second["table_totals"] == first["table_totals"]
     assert processes_of(state) == [], "nothing is left running"
 
 
