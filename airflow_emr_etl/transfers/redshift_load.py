@@ -295,7 +295,8 @@ def load_error(table: RedshiftTable, load: Load, statement: Mapping[str, Any]) -
     if assertion == load_plan.NO_LATER_STATE_IS_LOADED:
         remedy = (
             f"Run sessionize for {load.partition or 'this batch'} again: it states the rows anew on top of that, "
-            "with a greater number."
+            "with a greater number. What a stream wrote is made anew by the stream, into another --output and from "
+            "another --checkpoint."
         )
         if (batch := load.manifest.partition.get(BATCH)) is not None:
             remedy = (
