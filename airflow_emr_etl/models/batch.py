@@ -17,6 +17,9 @@ from typing import Any
 from airflow_emr_etl.exceptions import ManifestError
 
 VERSION = 1
+KEY_MOVES_DAYS = 2
+"""How far the time of an event or a session may move while its id stays: two time zones are up to 26 hours apart, and
+a log that is read again in the right one has the ids that it had. Replacing rows by id looks so far around."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,199}")
 
 

@@ -20,6 +20,7 @@ from airflow_emr_etl.exceptions import (
     SchemaMismatchError,
     StaleLoadError,
 )
+from airflow_emr_etl.models.batch import KEY_MOVES_DAYS
 from airflow_emr_etl.models.manifest import Manifest
 from airflow_emr_etl.spark.dataset import read_files
 from airflow_emr_etl.spark.iceberg_catalog import TableName, quote
@@ -41,9 +42,6 @@ RESTATEMENT, MANIFEST, DIGEST, SNAPSHOT = (
 )
 """Properties of a table: the greatest restatement that was begun, the manifest that was merged last, the digest of its
 text, and the snapshot that was current after that."""
-
-
-_MOVES_DAYS = 2
 
 
 @dataclass(frozen=True)
@@ -192,10 +190,7 @@ class Merge:
             )
 
     def reach(self, staged: DataFrame) -> Reach:
-        """Where the rows are that those of the files may take the place of.
-
-        A log that is read again in the right time zone has the same keys at times up to 26 hours away.
-        """
+        """Where the rows are that those of the files may take the place of."""
 
         def days(first: str, last: str, moves: int) -> List[date]:
             span = F.sequence(
@@ -207,12 +202,12 @@ class Merge:
             return _days(known.select(F.explode(span).alias("day")))
 
         if self.kind.restates:
-            return Reach.of(days(RESTATES_FROM, RESTATES_TO, _MOVES_DAYS))
+            return Reach.of(days(RESTATES_FROM, RESTATES_TO, KEY_MOVES_DAYS))
         batches = _days(staged.select(F.col("dt").alias("day")))
         if self.replaced is not None:
             # The events of a batch are found by that, wherever they were.
             return Reach.of(days(self.kind.at, self.kind.at, 0), [*batches, self.replaced])
-        return Reach.of(days(self.kind.at, self.kind.at, _MOVES_DAYS), batches)
+        return Reach.of(days(self.kind.at, self.kind.at, KEY_MOVES_DAYS), batches)
 
 
 def properties(spark: SparkSession, table: TableName) -> Dict[str, str]:

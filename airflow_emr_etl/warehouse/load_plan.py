@@ -11,6 +11,7 @@ import datetime as dt
 import re
 
 from airflow_emr_etl.exceptions import ConfigurationError, ManifestError
+from airflow_emr_etl.models.batch import KEY_MOVES_DAYS
 from airflow_emr_etl.models.table import RedshiftTable, Restatement
 from airflow_emr_etl.warehouse import literals
 from airflow_emr_etl.warehouse.history import FENCE, HISTORY, LOAD_DAYS, Load, insert_load
@@ -32,9 +33,6 @@ ASSERTIONS = (
     ROWS_ARE_WITHIN_THEIR_SPANS,
 )
 
-#: How far the time of a key may move: two time zones are up to 26 hours apart, so a log that is read again in the
-#: right one stays within it.
-_MOVES = "INTERVAL '2 days'"
 MAX_STATEMENTS = 40
 MAX_BYTES = 100_000
 
@@ -148,8 +146,8 @@ def _same_keys(table: RedshiftTable, staging: str) -> str:
     if table.key_time:
         at = quote(table.key_time)
         same += [
-            f"{target}.{at} >= (SELECT MIN({at}) FROM {staging}) - {_MOVES}",  # noqa: S608
-            f"{target}.{at} <= (SELECT MAX({at}) FROM {staging}) + {_MOVES}",  # noqa: S608
+            f"{target}.{at} >= (SELECT MIN({at}) FROM {staging}) - INTERVAL '{KEY_MOVES_DAYS} days'",  # noqa: S608
+            f"{target}.{at} <= (SELECT MAX({at}) FROM {staging}) + INTERVAL '{KEY_MOVES_DAYS} days'",  # noqa: S608
         ]
     return " AND ".join(same)
 
