@@ -11,6 +11,8 @@ from airflow_emr_etl.models import access_log
 from airflow_emr_etl.spark.lookup import Answer, ask
 from airflow_emr_etl.spark.referrer_database import find_source, load_database, sources_by_domain
 
+_HOST = access_log.python_pattern(access_log.URI_HOST)
+
 COLUMNS = ("referrer_medium", "referrer_source", "referrer_term")
 
 
@@ -18,6 +20,12 @@ def referrer_host(referrer: Column) -> Column:
     """The host of an absolute URI in lower case, without user and port; NULL where there is none."""
     host = F.lower(F.regexp_extract(referrer, access_log.URI_HOST, 1))
     return F.when(host != "", host)
+
+
+def host_of(referrer: str) -> Optional[str]:
+    """The same as :func:`referrer_host`, in Python."""
+    found = _HOST.search(referrer)
+    return found.group(1).lower() if found else None
 
 
 def parse_referrers(referrers: DataFrame) -> DataFrame:

@@ -1,10 +1,13 @@
 """Pages: the path of a request in a normal form, so that the same page is one page however it was asked for.
 
 RFC 3986, section 6.2.2, and the habits of web servers. Spark's own expressions; an ordinary path costs a few
-substring searches.
+substring searches. :func:`page` is the same in Python.
 """
 
 from __future__ import annotations
+
+import re
+from typing import List, Match, Optional
 
 from pyspark.sql import Column
 from pyspark.sql import functions as F
@@ -15,6 +18,11 @@ _UNRESERVED = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._
 
 INDEX_PAGE = r"(?i)/(?:index|default)\.(?:x?html?|php\d?|aspx?|jspx?|cgi)\z"
 SESSION_PARAMETER = r"(?i);jsessionid=[^/;]*"
+
+_ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
+_SLASHES = re.compile("//+")
+_SESSION_PARAMETER = re.compile(SESSION_PARAMETER, re.ASCII)
+_INDEX_PAGE = re.compile(INDEX_PAGE.replace(r"\z", r"\Z"), re.ASCII)
 
 
 def page_of(path: Column) -> Column:
@@ -72,3 +80,38 @@ def _without_dots(path: Column) -> Column:
         return F.aggregate(F.slice(every, 2, F.size(every)), F.array(F.lit("")), step)
 
     return F.array_join(bind(segments, kept), "/")
+
+
+def page(path: str) -> Optional[str]:
+    """The same as :func:`page_of`, in Python."""
+    if not path.startswith("/"):
+        return None
+    # Of most paths this is all that has to be asked.
+    if not any(sign in path for sign in ("%", "//", "/.", ";", ".")) and not path.endswith("/"):
+        return path
+    path = _SESSION_PARAMETER.sub("", path)
+    if "%" in path:
+        path = _ESCAPE.sub(_decoded, path)
+    path = _SLASHES.sub("/", path)
+    if "/." in path:
+        path = _resolved(path)
+    path = _INDEX_PAGE.sub("/", path)
+    return path[:-1] if len(path) > 1 and path.endswith("/") else path
+
+
+def _decoded(escape: Match[str]) -> str:
+    char = chr(int(escape.group(1), 16))
+    return char if char in _UNRESERVED else escape.group(0).upper()
+
+
+def _resolved(path: str) -> str:
+    segments = path.split("/")
+    if segments[-1] in (".", ".."):
+        segments.append("")
+    done: List[str] = segments[:1]
+    for segment in segments[1:]:
+        if segment == "..":
+            del done[max(1, len(done) - 1) :]
+        elif segment != ".":
+            done.append(segment)
+    return "/".join(done)
