@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, datetime, timezone
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, Row, SparkSession
@@ -15,12 +15,17 @@ from airflow_emr_etl.models.manifest import Accounting, Column, Manifest, Manife
 from airflow_emr_etl.spark import file_layout, storage
 from airflow_emr_etl.spark.file_layout import Expected
 
+_IDS = ("event_id", "visitor_id", "session_id")
+
 PARQUET_OPTIONS = {
     # They have more values than a dictionary holds: to begin one, and give it up, is work for nothing.
     f"parquet.enable.dictionary#{name}": "false"
-    for name in ("event_id", "visitor_id", "session_id")
+    for name in _IDS
 }
 """How files are written."""
+
+_BATCH_ROWS = 32_768
+"""Of a batch that goes to Spark, some 20 MB."""
 
 _SPARK_TYPES = {
     "TIMESTAMP": "timestamp",
@@ -130,6 +135,31 @@ class Dataset:
             )
         writer.mode("overwrite").options(**PARQUET_OPTIONS).parquet(self.data_folder)
 
+    def write_tables(
+        self, source: DataFrame, tables: Callable[[Iterable[Any]], Iterator[Any]], expected: Expected
+    ) -> None:
+        """The same as :meth:`write`, for what ``tables`` makes of the Arrow batches of a partition of ``source``:
+        tables in Arrow, whose texts may be dictionaries.
+
+        Where the folder is on the machine itself, tasks write the files, without a way through Spark's rows, which is
+        most of what a write costs. Elsewhere Spark writes them, with its file system, credentials and committer.
+        """
+        folder = storage.local_path(self.spark, self.data_folder)
+        if folder is None:
+            self.write(source.mapInArrow(_in_rows(tables), schema(self.columns)), expected)
+            return
+        for uri in (self.manifest_uri, self.data_folder):
+            storage.delete(self.spark, uri)
+        layout = file_layout.of_session(self.spark)
+        files = layout.files(expected.bytes, self.spark.sparkContext.defaultParallelism)
+        most_rows = layout.most_rows(expected.row_bytes)
+        written = source.coalesce(files).mapInArrow(_in_files(tables, folder, most_rows), "name string")
+        names = {row["name"] for row in written.collect()}
+        # A task may have been run twice, and only one of its attempts counts.
+        for file in storage.list_files(self.spark, self.data_folder) if names else ():
+            if file.uri.rsplit("/", 1)[-1] not in names:
+                storage.delete(self.spark, file.uri)
+
     def measure(self, *sums: SparkColumn) -> Tuple[List[ManifestEntry], Row]:
         """Its files and ``sums``, as :func:`measure_files` says."""
         return measure_files(self.spark, self.data_folder, self.columns, *sums)
@@ -158,6 +188,31 @@ class Dataset:
         )
         storage.write_text(self.spark, self.manifest_uri, manifest.to_json())
         return manifest
+
+
+def _in_rows(tables: Callable[[Iterable[Any]], Iterator[Any]]) -> Callable[[Iterable[Any]], Iterator[Any]]:
+    def made(batches: Iterable[Any]) -> Iterator[Any]:
+        from airflow_emr_etl.spark.parquet_parts import without_dictionaries
+
+        for table in tables(batches):
+            for begin in range(0, table.num_rows, _BATCH_ROWS):
+                yield from without_dictionaries(table.slice(begin, _BATCH_ROWS)).to_batches()
+
+    return made
+
+
+def _in_files(
+    tables: Callable[[Iterable[Any]], Iterator[Any]], folder: str, most_rows: int
+) -> Callable[[Iterable[Any]], Iterator[Any]]:
+    def made(batches: Iterable[Any]) -> Iterator[Any]:
+        import pyarrow
+
+        from airflow_emr_etl.spark.parquet_parts import PartFiles
+
+        for name in PartFiles(folder, most_rows, _IDS).write(tables(batches)):
+            yield pyarrow.RecordBatch.from_pydict({"name": [name]})
+
+    return made
 
 
 def read_manifest(spark: SparkSession, uri: str) -> Manifest:

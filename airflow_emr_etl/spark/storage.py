@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, List
+from typing import Any, List, Optional
 
 from pyspark.sql import SparkSession
 
@@ -30,6 +30,13 @@ def join(folder: str, *parts: str) -> str:
 def after_scheme(uri: str) -> str:
     """What two spellings of one file agree in: ``s3`` and ``s3a``, ``file:/x`` and ``/x``."""
     return re.sub("^[A-Za-z][A-Za-z0-9+.-]*:", "", uri).lstrip("/")
+
+
+def local_path(spark: SparkSession, uri: str) -> Optional[str]:
+    """The path of ``uri`` where that is in the file system of the machine itself; None elsewhere."""
+    path, fs = _path(spark, uri)
+    qualified = fs.makeQualified(path).toUri()
+    return str(qualified.getPath()) if qualified.getScheme() == "file" else None
 
 
 def read_text(spark: SparkSession, uri: str) -> str:

@@ -1,0 +1,68 @@
+"""Parquet files that a task writes itself, from tables in Arrow. Only where its machine has the folder."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Any, Iterable, Iterator, Optional, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+COMPRESSION = "snappy"
+
+
+class PartFiles:
+    """Files in ``folder`` of at most ``most_rows`` rows each.
+
+    A file has its name once it is whole; until then, and after an attempt that failed, it is a hidden one. ``plain``
+    names columns that are no dictionaries in the file.
+    """
+
+    def __init__(self, folder: str, most_rows: int, plain: Sequence[str]) -> None:
+        self.folder, self.most_rows, self.plain = Path(folder), most_rows, plain
+
+    def write(self, tables: Iterable[Any]) -> Iterator[str]:
+        """Write ``tables``, which have one schema, and give the name of each file that is whole."""
+        name, rows = "", 0
+        writer: Optional[Any] = None
+        for table in tables:
+            begin = 0
+            while begin < table.num_rows:
+                if writer is None:
+                    name, rows = f"part-{uuid.uuid4().hex}.parquet", 0
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    writer = self._writer(self.folder / f".{name}", table.schema)
+                piece = table.slice(begin, self.most_rows - rows)
+                writer.write_table(piece)
+                begin += piece.num_rows
+                rows += piece.num_rows
+                if rows >= self.most_rows:
+                    yield self._finished(writer, name)
+                    writer = None
+        if writer is not None:
+            yield self._finished(writer, name)
+
+    def _writer(self, path: Path, schema: Any) -> Any:
+        return pq.ParquetWriter(
+            path,
+            schema,
+            compression=COMPRESSION,
+            use_dictionary=[field.name for field in schema if field.name not in self.plain],
+            # A reader is to find what Spark would have written, and not how it was held in memory.
+            store_schema=False,
+        )
+
+    def _finished(self, writer: Any, name: str) -> str:
+        writer.close()
+        (self.folder / f".{name}").rename(self.folder / name)
+        return name
+
+
+def without_dictionaries(table: Any) -> Any:
+    """``table`` with all texts as such: Spark knows no dictionaries."""
+    plain = [
+        pa.field(field.name, field.type.value_type) if pa.types.is_dictionary(field.type) else field
+        for field in table.schema
+    ]
+    return table.cast(pa.schema(plain))
