@@ -117,8 +117,8 @@ def enrich(
 
     ``internal`` comes from :func:`internal_hosts`; with ``drop_internal``, ``good`` is without them.
     """
-    agents = lookups.keep(_agents(good))
-    known_referrers = lookups.keep(_known_referrers(good, rules))
+    agents = lookups.keep(agents_of(good))
+    known_referrers = lookups.keep(known_referrers_of(good, rules))
     hits = good.withColumn("is_internal", F.lit(False))
     if internal is not None and not rules.drop_internal:
         found = internal.withColumn("found", F.lit(True))
@@ -169,7 +169,7 @@ def is_page_view(bot_reason: Column, is_named_page: Column) -> Column:
     return F.coalesce(is_page & bot_reason.isNull(), F.lit(False))
 
 
-def _agents(good: DataFrame) -> DataFrame:
+def agents_of(good: DataFrame) -> DataFrame:
     """Every user agent once, with what it says of itself and ``name_reason``, why its name is a robot's."""
     agents = good.select("user_agent").where(F.col("user_agent").isNotNull()).distinct()
     by_parser = F.when(F.col("device_family") == user_agents.ROBOT_DEVICE, "parser")
@@ -178,7 +178,7 @@ def _agents(good: DataFrame) -> DataFrame:
     )
 
 
-def _known_referrers(good: DataFrame, rules: Enrichment) -> DataFrame:
+def known_referrers_of(good: DataFrame, rules: Enrichment) -> DataFrame:
     """Every referrer from elsewhere once, if it is known."""
     texts = good.select("referrer").where(F.col("referrer").isNotNull())
     if rules.sites:

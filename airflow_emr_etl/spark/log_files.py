@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, List, Optional, Sequence, Set, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 from urllib.parse import unquote
 
 from pyspark.sql import DataFrame, Row, SparkSession
@@ -26,13 +26,13 @@ class LogFiles:
 
     def __init__(self, spark: SparkSession, inputs: Sequence[str]) -> None:
         self.spark = spark
-        files: Set[str] = set()
+        self.sizes: Dict[str, int] = {}
         for uri in inputs:
             found = storage.list_files(spark, uri)
             if not found:
                 raise MissingInputError(f"There is no log file in {uri}", uri=uri)
-            files.update(file.uri for file in found)
-        self.files = sorted(files)
+            self.sizes.update({file.uri: file.size for file in found})
+        self.files = sorted(self.sizes)
 
     def lines(self) -> DataFrame:
         r"""Lines with ``file``, ``split`` (where the split of the file begins), ``position`` (in the order of the

@@ -43,7 +43,7 @@ _ISO = (
 _ZONED = r"(?::\d\d(?:[.,]\d+)? ?[+-][\d:]+|Z|z|UTC|GMT)\z"
 _EPOCH = r"^\d{1,19}(?:\.\d{1,9}\d*)?(?:E\d{1,2})?\z"
 _EPOCH_UNITS = {"epoch_s": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1}
-_MESSAGES = 100
+MOST_MESSAGES = 100
 
 
 def load_source(spark: SparkSession, source: str = "combined", log_format: Optional[str] = None) -> LogSource:
@@ -112,7 +112,7 @@ def drift_counts(lines: DataFrame) -> Dict[str, int]:
         .groupBy("message")
         .agg(F.count(F.lit(1)).alias("lines"))
         .orderBy(F.col("lines").desc(), "message")
-        .limit(_MESSAGES)
+        .limit(MOST_MESSAGES)
     )
     return {row["message"]: row["lines"] for row in counted.collect()}
 

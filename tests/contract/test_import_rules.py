@@ -51,7 +51,21 @@ EXCEPTIONS = {
 }
 #: What the workers of a job do with its rows: loaded there, never with the package.
 IN_ARROW = {
-    f"{NAME}.spark.{name}" for name in ("session_files", "session_pass", "session_shuffle", "xxhash64")
+    f"{NAME}.spark.{name}"
+    for name in (
+        "arrow_text",
+        "event_pass",
+        "line_pass",
+        "line_shares",
+        "log_chunks",
+        "parquet_parts",
+        "plain_access_log",
+        "plain_json",
+        "session_files",
+        "session_pass",
+        "session_shuffle",
+        "xxhash64",
+    )
 }
 #: Scripts for spark-submit that run when loaded.
 SCRIPTS = {f"{NAME}.local.spark.class_list_job"}

@@ -7,9 +7,10 @@ Order plays no part: the same lines in other files order or other splits give th
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from datetime import date, timedelta
-from typing import Optional, Sequence
+from typing import Dict, Optional, Sequence, Union
 
 from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, Row, SparkSession, Window
@@ -26,9 +27,17 @@ from airflow_emr_etl.spark.erased_lines import without_erased
 from airflow_emr_etl.spark.line_parser import MAX_LINE_BYTES
 from airflow_emr_etl.spark.log_files import LogFiles
 from airflow_emr_etl.spark.lookup import Lookups
+from airflow_emr_etl.spark.plain_lines import PlainLines, TooManyTextsError
 from airflow_emr_etl.spark.replay import Replay
 from airflow_emr_etl.spark.session import job_session
-from airflow_emr_etl.spark.source_reader import FIELD_TYPES, HEADER, drift_counts, load_source, read_source
+from airflow_emr_etl.spark.source_reader import (
+    FIELD_TYPES,
+    HEADER,
+    MOST_MESSAGES,
+    drift_counts,
+    load_source,
+    read_source,
+)
 from airflow_emr_etl.spark.sources import BUILT_IN
 from airflow_emr_etl.spark.visitor_privacy import visitor_of
 
@@ -125,7 +134,34 @@ def normalize(
     """
     source, rules = source or load_source(spark), rules or Enrichment()
     given = LogFiles(spark, inputs) if replay is None else Replay(spark, replay, day, output, source, rules)
-    parsed = read_source(given.lines(), source, max_line_bytes)
+    run = functools.partial(
+        _normalize, spark, given, day, output, expected_lines, max_line_bytes, rules, source, erased
+    )
+    if isinstance(given, LogFiles) and PlainLines.fits(given, source, rules, erased):
+        plain = PlainLines(spark, given, source, max_line_bytes)
+        try:
+            return run(plain)
+        except TooManyTextsError:
+            pass
+        finally:
+            plain.release()
+    return run(None)
+
+
+def _normalize(
+    spark: SparkSession,
+    given: Union[LogFiles, Replay],
+    day: date,
+    output: str,
+    expected_lines: Optional[int],
+    max_line_bytes: int,
+    rules: Enrichment,
+    source: LogSource,
+    erased: Sequence[str],
+    plain: Optional[PlainLines],
+) -> Accounting:
+    """With ``plain``, Spark parses only the lines that this leaves to it."""
+    parsed = read_source((plain or given).lines(), source, max_line_bytes)
     lines = parsed.lines
     if "was" in lines.columns:
         lines = lines.withColumn("reason", F.coalesce("was", "reason"))
@@ -134,7 +170,7 @@ def normalize(
     )
     lines = lines.drop("value").persist(StorageLevel.MEMORY_AND_DISK)
     # A row for each split of each file: the one thing that comes to the driver, and it holds no data.
-    splits = (
+    parsed_splits = (
         lines.groupBy("file", "split")
         .agg(
             F.count(F.lit(1)).alias("lines"),
@@ -144,15 +180,16 @@ def normalize(
         )
         .collect()
     )
-    lines_in, headers = sum(row["lines"] for row in splits), sum(row["headers"] for row in splits)
-    bad_lines = sum(row["bad"] for row in splits) - headers
+    splits = parsed_splits if plain is None else plain.splits()
+    lines_in, headers = sum(row["lines"] for row in splits), sum(row["headers"] for row in parsed_splits)
+    bad_lines = sum(row["bad"] for row in parsed_splits) - headers
     given.check_read(lines_in, expected_lines)
 
     events = Dataset(spark, output, "events", day, columns.NORMALIZED)
     quarantine = Dataset(spark, output, "quarantine", day, columns.QUARANTINE)
     counts = Dataset(spark, output, "quarantine_counts", day, columns.QUARANTINE_COUNTS)
 
-    good = lines.where(F.col("reason").isNull())
+    good = parsed_good = lines.where(F.col("reason").isNull())
     if "source_event_id" in source.columns:
         good = _with_own_identity(good)
     good = enrichment.with_named_pages(_with_all_fields(good), source.page_views)
@@ -161,13 +198,17 @@ def normalize(
     if erased:
         good, erased_lines = without_erased(good, erased, rules.privacy)
     if lines_in > bad_lines + headers:
-        internal = enrichment.internal_hosts(good, rules, lookups)
-        if internal is not None and rules.drop_internal:
-            filtered["internal"] = good.join(internal, "host", "left_semi").count()
-            good = good.join(internal, "host", "left_anti")
-        found = enrichment.enrich(good, internal, rules, day, lookups)
         expected = file_layout.Expected(lines_in - bad_lines - headers, columns.EVENT_BYTES)
-        events.write(given.new_events(found), expected)
+        if plain is not None:
+            doubtful = sum(row["lines"] for row in parsed_splits) > bad_lines + headers
+            plain.write_events(events, expected, parsed_good if doubtful else None, rules, day)
+        else:
+            internal = enrichment.internal_hosts(good, rules, lookups)
+            if internal is not None and rules.drop_internal:
+                filtered["internal"] = good.join(internal, "host", "left_semi").count()
+                good = good.join(internal, "host", "left_anti")
+            found = enrichment.enrich(good, internal, rules, day, lookups)
+            events.write(given.new_events(found), expected)
     else:
         events.write(empty(spark, columns.NORMALIZED))
     if bad_lines:
@@ -209,7 +250,7 @@ def normalize(
         outside_day=_get(seen, "outside_day"),
         headers=headers,
         erased=erased_lines,
-        drift={**(drift_counts(lines) if source.drifts else {}), **parsed.file_drift},
+        drift={**_drift(lines, source, plain), **parsed.file_drift},
         **given.counts(splits),
     )
     accounting.check()
@@ -228,6 +269,16 @@ def normalize(
     lookups.release()
     lines.unpersist()
     return accounting
+
+
+def _drift(lines: DataFrame, source: LogSource, plain: Optional[PlainLines]) -> Dict[str, int]:
+    if not source.drifts:
+        return {}
+    told = drift_counts(lines)
+    for message, count in ({} if plain is None else plain.drift()).items():
+        told[message] = told.get(message, 0) + count
+    most = sorted(told.items(), key=lambda item: (-item[1], item[0]))
+    return dict(most[:MOST_MESSAGES])
 
 
 def _get(row: Row, name: str) -> int:
