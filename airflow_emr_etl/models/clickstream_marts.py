@@ -17,6 +17,7 @@ def _columns(*specs: tuple[str, str, str, str]) -> tuple[MartColumn, ...]:
 
 
 def _page_views(scope: Scope) -> str:
+    # The visitor is the session's; named beside it, the windows find the rows where the join has put them.
     # DATEDIFF counts the boundaries of its unit in Redshift and whole units in Spark: alike only in microseconds.
     return f"""
 SELECT CAST(v.ts AS DATE) AS dt, v.event_id, v.session_id, v.visitor_id, v.ts, v.path, v.position, v.next_path,
@@ -25,9 +26,9 @@ SELECT CAST(v.ts AS DATE) AS dt, v.event_id, v.session_id, v.visitor_id, v.ts, v
 FROM (
     SELECT e.event_id, e.session_id, e.visitor_id, e.ts, e.path, e.referrer,
            CAST(s.started_at AS DATE) AS session_dt,
-           ROW_NUMBER() OVER (PARTITION BY e.session_id ORDER BY e.ts, e.event_id) AS position,
-           LEAD(e.path) OVER (PARTITION BY e.session_id ORDER BY e.ts, e.event_id) AS next_path,
-           LEAD(e.ts) OVER (PARTITION BY e.session_id ORDER BY e.ts, e.event_id) AS next_ts
+           ROW_NUMBER() OVER (PARTITION BY e.visitor_id, e.session_id ORDER BY e.ts, e.event_id) AS position,
+           LEAD(e.path) OVER (PARTITION BY e.visitor_id, e.session_id ORDER BY e.ts, e.event_id) AS next_path,
+           LEAD(e.ts) OVER (PARTITION BY e.visitor_id, e.session_id ORDER BY e.ts, e.event_id) AS next_ts
     FROM {scope["events"]} AS e
     JOIN {scope["sessions"]} AS s ON s.session_id = e.session_id AND s.visitor_id = e.visitor_id
     WHERE e.is_page_view AND {scope.in_reach("e.ts")} AND {scope.overlaps("s.started_at", "s.ended_at")}
@@ -269,25 +270,43 @@ def funnels(*declared: Funnel) -> Mart:
         )
 
     def select(scope: Scope) -> str:
-        views = (
-            f"views AS (SELECT v.session_dt AS dt, v.session_id, v.position, v.path FROM {scope['page_views']} AS v "
-            f"WHERE {scope.of('v.session_dt')} AND {scope.in_reach('v.ts')})"
+        # Windows over the same rows, one after the other: a join for each step would read all page views again.
+        rows = (
+            f"SELECT v.session_dt AS dt, v.session_id, v.position, v.path FROM {scope['page_views']} AS v "
+            f"WHERE {scope.of('v.session_dt')} AND {scope.in_reach('v.ts')}"
         )
-        with_parts, rows = [views, "days AS (SELECT DISTINCT dt FROM views)"], []
+        reached, counted, named, chosen = [], [], [], []
         for f, funnel in enumerate(declared, 1):
             for n, (step, pattern) in enumerate(funnel.steps.items(), 1):
+                name = f"f{f}_{n}"
                 # The earliest view that can be this step leaves the most room for the steps after it.
-                before = f"JOIN f{f}_{n - 1} AS b ON b.session_id = v.session_id AND b.position < v.position"
-                with_parts.append(
-                    f"f{f}_{n} AS (SELECT v.dt, v.session_id, MIN(v.position) AS position FROM views AS v "
-                    f"{before + ' ' if n > 1 else ''}WHERE v.path {like(pattern)} GROUP BY v.dt, v.session_id)"
+                later = f"v.position > v.f{f}_{n - 1} AND " if n > 1 else ""
+                rows = (
+                    f"SELECT v.*, MIN(CASE WHEN {later}v.path {like(pattern)} THEN v.position END) "
+                    f"OVER (PARTITION BY v.session_id) AS {name}\nFROM ({rows}) AS v"
                 )
-                rows.append(
-                    f"SELECT d.dt, '{funnel.name}' AS funnel, {n} AS step, '{step}' AS step_name, "
-                    f"COUNT(s.session_id) AS sessions FROM days AS d LEFT JOIN f{f}_{n} AS s ON s.dt = d.dt "
-                    "GROUP BY d.dt"
+                reached.append(f"MAX(v.{name}) AS {name}")
+                counted.append(f"COUNT(s.{name}) AS {name}")
+                named.append(
+                    f"SELECT '{funnel.name}' AS funnel, {n} AS step, '{step}' AS step_name, '{name}' AS name"
                 )
-        return "\nWITH " + ",\n".join(with_parts) + "\n" + "\nUNION ALL\n".join(rows)
+                chosen.append(f"WHEN '{name}' THEN c.{name}")
+        return f"""
+SELECT c.dt, n.funnel, n.step, n.step_name, CASE n.name {" ".join(chosen)} END AS sessions
+FROM (
+SELECT s.dt, {", ".join(counted)}
+FROM (
+SELECT v.dt, v.session_id, {", ".join(reached)}
+FROM (
+{rows}
+) AS v
+GROUP BY v.dt, v.session_id
+) AS s
+GROUP BY s.dt
+) AS c
+CROSS JOIN (
+{" UNION ALL ".join(named)}
+) AS n"""
 
     return Mart(
         "funnels",
