@@ -25,8 +25,11 @@ HITS_A_PARTITION = 1_000_000
 class Hits:
     """Hits of one source on their way to :func:`sessions_of`.
 
-    ``owner`` and ``kind`` are those of all of them; see session_shuffle.HITS and session_pass.
+    ``owner`` and ``kind`` are those of all of them; see session_shuffle.HITS and session_pass. ``numbered``: whether
+    they say in which file they are.
     """
+
+    numbered = False
 
     def __init__(self, spark: SparkSession, owner: int, kind: int) -> None:
         self.spark, self.owner, self.kind = spark, owner, kind
@@ -84,15 +87,24 @@ class HitFiles(Hits):
 
     Spark reads the bytes and hands them over, so it is Spark's file system, credentials and retries as ever; only
     ``file:`` is opened where it is. For rules without cuts, and for files that a task can hold twice; see :func:`fit`.
+
+    With ``numbered``, sessions say which of the files have their visitors' hits.
     """
 
     MOST_BYTES = 256 << 20
 
     def __init__(
-        self, spark: SparkSession, files: Sequence[str], owner: int = 0, kind: int = 1, referrer: bool = True
+        self,
+        spark: SparkSession,
+        files: Sequence[str],
+        owner: int = 0,
+        kind: int = 1,
+        referrer: bool = True,
+        numbered: bool = False,
     ) -> None:
         super().__init__(spark, owner, kind)
-        self.files = files
+        self.files, self.numbered = files, numbered
+        self._paths: Optional[List[str]] = None
         self.texts = ("visitor_id", "path", "referrer") if referrer else ("visitor_id", "path")
 
     @classmethod
@@ -109,39 +121,58 @@ class HitFiles(Hits):
 
             return session_files.hits_of(batches, texts)
 
-        return self._packed(self._found(), rules, keys, read)
+        found = self.found() if self.numbered else self.found().drop("file")
+        return self._packed(found, rules, keys, read)
 
-    def _found(self) -> DataFrame:
-        """``path`` and ``content`` of each file; of local ones only the path."""
+    def found(self) -> DataFrame:
+        """``path`` and ``content`` of each file, of local ones only the path; and ``file``, a number from 0 on."""
         local = [file[len("file:") :] for file in self.files if file.startswith("file:/")]
         if len(local) == len(self.files):
             tasks = min(len(local), 4 * self.spark.sparkContext.defaultParallelism)
-            path = F.get(F.array(*map(F.lit, local)), F.col("id").cast("int"))
-            return self.spark.range(0, len(local), 1, tasks).select(
-                path.alias("path"), F.lit(None).cast("binary").alias("content")
+            path, number = F.get(F.array(*map(F.lit, local)), F.col("id").cast("int")), F.col("id")
+            rows = self.spark.range(0, len(local), 1, tasks)
+            content = F.lit(None).cast("binary")
+        else:
+            rows = (
+                self.spark.read.format("binaryFile").option("__globPaths__", "false").load(list(self.files))
             )
-        reader = self.spark.read.format("binaryFile").option("__globPaths__", "false")
-        return reader.load(list(self.files)).select("path", "content")
+            path, content = F.col("path"), F.col("content")
+            number = F.lit(0)
+            if self.numbered:
+                if self._paths is None:
+                    # How its file system spells a path, only Spark knows.
+                    self._paths = sorted(row["path"] for row in rows.select("path").collect())
+                number = F.array_position(F.array(*map(F.lit, self._paths)), path) - 1
+        return rows.select(number.cast("int").alias("file"), path.alias("path"), content.alias("content"))
 
 
 def sessions_of(hits: Sequence[Hits], rules: SessionRules, rows: Optional[int] = None) -> DataFrame:
     """The sessions of ``hits``: ``session_pass.OUTPUT`` with times, and ``session_id``.
 
     ``rows``, if known, sizes the partitions. Events of one visitor, time and id count once.
+
+    Where hits are numbered, there are also ``files``, the numbers of the files that have hits of the session's visitor,
+    and ``elsewhere``, whether this visitor has hits (that are not gone) beside them.
     """
     _check_arrow()
     spark = hits[0].spark
     keys = partition_keys(partition_count(spark, rows))
+    numbered = any(each.numbered for each in hits)
 
     def found(batches: Iterable[Any]) -> Iterator[Any]:
         from airflow_emr_etl.spark import session_pass, session_shuffle
 
-        names, in_order = session_shuffle.unpack(batches)
+        visitors, in_order = session_shuffle.unpack(batches)
         for batch in session_pass.sessions(in_order, rules):
-            yield batch.set_column(0, "visitor_id", names.take(batch.column(0)))
+            visitor = batch.column(0)
+            batch = batch.set_column(0, "visitor_id", visitors.ids.take(visitor))
+            if numbered:
+                batch = batch.append_column("files", visitors.files.take(visitor))
+                batch = batch.append_column("elsewhere", visitors.elsewhere.take(visitor))
+            yield batch
 
     shares = reduce(DataFrame.unionByName, (each.shares(rules, keys) for each in hits))
-    out = shares.repartition(len(keys), "partition_key").mapInArrow(found, _schema())
+    out = shares.repartition(len(keys), "partition_key").mapInArrow(found, _schema(numbered))
     times = ("started_at", "ended_at", "restates_from", "restates_to")
     return out.withColumns({name: F.timestamp_micros(name) for name in times}).withColumn(
         "session_id", F.sha2(F.concat_ws(":", "visitor_id", F.hex("first_event")), 256)
@@ -171,9 +202,10 @@ def _check_arrow() -> None:
         )
 
 
-def _schema() -> str:
+def _schema(numbered: bool) -> str:
     from airflow_emr_etl.spark import session_pass
 
     names = {"string": "string", "int64": "bigint", "bool": "boolean"}
     fields = [f"{field.name} {names[str(field.type)]}" for field in session_pass.OUTPUT]
-    return ", ".join(["visitor_id string", *fields[1:]])
+    more = ["files array<int>", "elsewhere boolean"] if numbered else []
+    return ", ".join(["visitor_id string", *fields[1:], *more])

@@ -12,6 +12,7 @@ of a source, or is not there at all, is not written hit by hit.
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from typing import Any, Iterable, Iterator, List, Sequence, Tuple
 
 import numpy as np
@@ -27,11 +28,15 @@ HITS = pa.schema(
         ("visitor_id", pa.string()),
         ("owner", pa.int32()),
         *((field.name, field.type) for field in session_pass.INPUT if field.name != "visitor"),
+        ("file", pa.int32()),
     ]
 )
 """What is known of a hit; texts may be dictionaries. A source whose hits all have the same ``owner`` and ``kind``
-leaves these out, and one without referrers or rules that cut leaves those columns out. Of equal events that with the
-least ``owner`` counts."""
+leaves these out, and one without referrers, rules that cut or numbered files leaves those columns out. Of equal events
+that with the least ``owner`` counts."""
+
+FILES = pa.list_(pa.int32())
+"""Numbers of files."""
 
 SHARES = pa.schema([("partition_key", pa.int32()), ("hits", pa.binary())])
 
@@ -72,10 +77,20 @@ def pack(
         yield _shares(waiting, rules, keys, owner, kind)
 
 
-def unpack(batches: Iterable[Any]) -> Tuple[Any, Iterator[Any]]:
-    """The shares of a partition as the visitors' ids, and batches of ``session_pass.INPUT`` in the pass's order.
+@dataclass(frozen=True)
+class Visitors:
+    """Those of a partition, by their place: ``ids``; ``files``, the numbers of the files that have hits of each, as
+    lists; ``elsewhere``, whether each has hits beside those files that are not gone."""
 
-    ``visitor`` in a batch is a place in the ids.
+    ids: Any
+    files: Any
+    elsewhere: Any
+
+
+def unpack(batches: Iterable[Any]) -> Tuple[Visitors, Iterator[Any]]:
+    """The shares of a partition as its visitors, and batches of ``session_pass.INPUT`` in the pass's order.
+
+    ``visitor`` in a batch is a place among the visitors.
     """
     told, shares = [], []
     for batch in batches:
@@ -84,7 +99,8 @@ def unpack(batches: Iterable[Any]) -> Tuple[Any, Iterator[Any]]:
             told.append(visitors)
             shares.append(hits)
     if not shares:
-        return pa.array([], pa.string()), iter(())
+        nobody = (pa.array([], kind) for kind in (pa.string(), FILES, pa.bool_()))
+        return Visitors(*nobody), iter(())
     table = pa.concat_tables(shares, promote_options="default")
     visitor, names = _visitors(pa.Table.from_batches(told))
     column = {
@@ -97,7 +113,21 @@ def unpack(batches: Iterable[Any]) -> Tuple[Any, Iterator[Any]]:
     where = pa.array(order)
     column["visitor"] = pa.array(visitor)
     hits = pa.table([column[name].take(where) for name in session_pass.INPUT.names], session_pass.INPUT)
-    return names, iter(hits.to_batches(max_chunksize=session_pass.CHUNK_ROWS))
+    visitors = Visitors(names, *_places(visitor, len(names), column["file"], column["kind"]))
+    return visitors, iter(hits.to_batches(max_chunksize=session_pass.CHUNK_ROWS))
+
+
+def _places(visitor: Any, count: int, file: Any, kind: Any) -> Tuple[Any, Any]:
+    """For each of ``count`` visitors the numbers of its files, and whether it has hits elsewhere."""
+    in_file = file.is_valid().to_numpy(zero_copy_only=False)
+    elsewhere = np.zeros(count, bool)
+    elsewhere[visitor[~in_file & (_numbers(kind) != session_pass.GONE)]] = True
+    numbers = _numbers(file.drop_null())
+    span = int(numbers.max(initial=0)) + 1
+    pairs = np.unique(visitor[in_file] * span + numbers)
+    offsets = np.searchsorted(pairs, np.arange(count + 1) * span)
+    files = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(pairs % span, pa.int32()))
+    return files, pa.array(elsewhere)
 
 
 def _opened(share: Any) -> Tuple[Any, Any]:

@@ -62,6 +62,7 @@ IN_ARROW = {
         "plain_access_log",
         "plain_json",
         "session_files",
+        "session_marks",
         "session_pass",
         "session_shuffle",
         "xxhash64",

@@ -24,7 +24,7 @@ from airflow_emr_etl.exceptions import AccountingError, ConfigurationError, Mani
 from airflow_emr_etl.models.batch import Batch
 from airflow_emr_etl.models.manifest import FILE_NAME, Accounting, Manifest
 from airflow_emr_etl.models.session_rules import CUTS, SessionRules
-from airflow_emr_etl.spark import columns, file_layout, storage
+from airflow_emr_etl.spark import columns, file_layout, marked_files, storage
 from airflow_emr_etl.spark.arguments import job_parser, or_none, whole_number
 from airflow_emr_etl.spark.batch_catalog import BatchCatalog
 from airflow_emr_etl.spark.dataset import Dataset, read_manifest
@@ -216,8 +216,10 @@ class _Run:
         if self.behaviour is not None:
             own, near = self.behaviour.judged(own, near, self.neighbours.touched)
         hits: List[Hits] = []
+        files = None
         if self.behaviour is None and HitFiles.fit(self.given.entries, self.rules):
-            hits.append(HitFiles(self.spark, self.given.urls, self.owners[self.name], FRESH))
+            files = HitFiles(self.spark, self.given.urls, self.owners[self.name], FRESH, numbered=True)
+            hits.append(files)
         else:
             hits.append(HitRows(_narrow(own, self.rules, kind=FRESH)))
         if near is not None:
@@ -238,7 +240,11 @@ class _Run:
 
         row_bytes = self.given.content_length / max(self.given.record_count, 1)
         expected = file_layout.Expected(_get(counted, "hits"), row_bytes)
-        self.events.write(_with_sessions([own] if near is None else [own, near], found), expected)
+        if files is None:
+            rows = _with_sessions([own] if near is None else [own, near], found)
+        else:
+            rows = self._by_file(files, near, found)
+        self.events.write(rows, expected)
         self.event_files, of_events = self.events.measure(
             F.count(F.when(F.col("dt") == F.lit(self.day), 1)).alias("own")
         )
@@ -296,6 +302,22 @@ class _Run:
         self.neighbours.release()
         if self.behaviour is not None:
             self.behaviour.release()
+
+    def _by_file(self, files: HitFiles, near: Optional[DataFrame], found: DataFrame) -> DataFrame:
+        """What :func:`_with_sessions` makes of the events in ``files`` and of ``near``, in any order.
+
+        Only events of visitors that have some in ``near`` are shuffled: the same event may be there too.
+        """
+        rows = marked_files.with_sessions(files, found.where(~F.col("elsewhere")), columns.EVENTS)
+        if near is None:
+            return rows
+        elsewhere = found.where("elsewhere")
+        # An own event is always in a session that is stated anew: so these are all events of these visitors.
+        own = marked_files.with_sessions(files, elsewhere, columns.EVENTS).drop("session_id")
+        own = own.withColumn("owner", F.lit(self.owners[self.name]))
+        return rows.unionByName(
+            _with_sessions([own, near.select(own.columns)], elsewhere).select(rows.columns)
+        )
 
     def _written(self) -> DataFrame:
         return self.events.read([file.url for file in self.event_files])
