@@ -245,12 +245,15 @@ class _Run:
         else:
             rows = self._by_file(files, near, found)
         self.events.write(rows, expected)
+        # One pass over what was written: it gives the files' rows, and most of the day's totals with them.
+        of_day = F.col("dt") == F.lit(self.day)
         self.event_files, of_events = self.events.measure(
-            F.count(F.when(F.col("dt") == F.lit(self.day), 1)).alias("own")
+            *(F.sum(F.when(of_day, value)).alias(name) for name, value in _counted().items())
         )
-        kept, written = _get(of_events, "own"), sum(file.record_count for file in self.event_files)
-        self.own_rows = self._written().where(F.col("dt") == F.lit(self.day))
-        if any(batch.day == self.day for batch in self.others):
+        kept, written = _get(of_events, "hits"), sum(file.record_count for file in self.event_files)
+        self.own_rows = self._written().where(of_day)
+        shared_day = any(batch.day == self.day for batch in self.others)
+        if shared_day:
             self.own_rows = self.own_rows.join(self._owned(normalized, near), "event_id", "left_semi")
             kept = self.own_rows.count()
         listed, valid = self.given.record_count, self.accounting.valid
@@ -270,7 +273,10 @@ class _Run:
         )
         self.accounting.check()
         if self.traffic is not None:
-            self.traffic.write(self._totals())
+            sums = {name: _get(of_events, name) for name in _counted()}
+            if shared_day:
+                sums = _first(self.own_rows.agg(*(F.sum(v).alias(name) for name, v in _counted().items())))
+            self.traffic.write(self._totals({**sums, **self._distinct(alone, session_count)}))
             self.traffic_files, _ = self.traffic.measure()
 
     def finish(self, restatement: Optional[int]) -> Accounting:
@@ -362,21 +368,43 @@ class _Run:
         ).collect()
         return {name: int(row[name]) for name in row.__fields__}
 
-    def _totals(self) -> DataFrame:
-        def count_where(condition: Column) -> Column:
-            return F.count(F.when(condition, 1))
+    def _distinct(self, alone: bool, session_count: int) -> Dict[str, int]:
+        """The visitors and sessions of the events that count in this batch."""
+        if not alone:
+            visitors, sessions = (F.count_distinct(name) for name in ("visitor_id", "session_id"))
+            return _first(self.own_rows.agg(visitors.alias("visitors"), sessions.alias("sessions")))
+        # Then the sessions are those of these events and of no others, and far fewer rows.
+        rows = self.sessions.read([file.url for file in self.session_files])
+        return {
+            **_first(rows.agg(F.count_distinct("visitor_id").alias("visitors"))),
+            "sessions": session_count,
+        }
 
-        of_hits = self.own_rows.agg(
-            F.count(F.lit(1)).alias("hits"),
-            count_where(F.col("is_page_view")).alias("page_views"),
-            count_where(F.col("is_bot")).alias("bot_hits"),
-            F.count_distinct("visitor_id").alias("visitors"),
-            F.count_distinct("session_id").alias("sessions"),
-            F.coalesce(F.sum("bytes"), F.lit(0)).alias("bytes"),
-            count_where(F.col("status").between(400, 499)).alias("client_errors"),
-            count_where(F.col("status").between(500, 599)).alias("server_errors"),
-        )
-        return of_hits.withColumn("dt", F.lit(self.day.isoformat()).cast("date")).coalesce(1)
+    def _totals(self, totals: Mapping[str, int]) -> DataFrame:
+        day = F.lit(self.day.isoformat()).alias("dt")
+        values = [F.lit(value).alias(name) for name, value in totals.items()]
+        return self.spark.range(0, 1, 1, 1).select(day, *values)
+
+
+def _first(rows: DataFrame) -> Dict[str, int]:
+    row = rows.first()
+    return {} if row is None else {name: _get(row, name) for name in row.__fields__}
+
+
+def _counted() -> Dict[str, Column]:
+    """The totals of a day that are sums over its events, and what each event adds to them."""
+
+    def one_if(condition: Column) -> Column:
+        return F.when(condition, 1).otherwise(0)
+
+    return {
+        "hits": F.lit(1),
+        "page_views": one_if(F.col("is_page_view")),
+        "bot_hits": one_if(F.col("is_bot")),
+        "bytes": F.col("bytes"),
+        "client_errors": one_if(F.col("status").between(400, 499)),
+        "server_errors": one_if(F.col("status").between(500, 599)),
+    }
 
 
 def _narrow(events: DataFrame, rules: SessionRules, kind: Union[int, Column]) -> DataFrame:
