@@ -125,7 +125,7 @@ class Dataset:
         there are fewer files.
         """
         storage.delete(self.spark, self.manifest_uri)
-        typed = rows.select(*(F.col(c.name).cast(spark_type(c.type)).alias(c.name) for c in self.columns))
+        typed = self._typed(rows)
         writer = typed.write
         if expected is not None:
             layout = file_layout.of_session(self.spark)
@@ -136,17 +136,22 @@ class Dataset:
         writer.mode("overwrite").options(**PARQUET_OPTIONS).parquet(self.data_folder)
 
     def write_tables(
-        self, source: DataFrame, tables: Callable[[Iterable[Any]], Iterator[Any]], expected: Expected
+        self,
+        source: DataFrame,
+        tables: Callable[[Iterable[Any]], Iterator[Any]],
+        expected: Expected,
+        rows: Optional[DataFrame] = None,
     ) -> None:
-        """The same as :meth:`write`, for what ``tables`` makes of the Arrow batches of a partition of ``source``:
-        tables in Arrow, whose texts may be dictionaries.
+        """The same as :meth:`write`, for what ``tables`` makes of the Arrow batches of partitions of ``source``:
+        tables in Arrow, whose texts may be dictionaries. ``rows``, if given, are written too.
 
         Where the folder is on the machine itself, tasks write the files, without a way through Spark's rows, which is
         most of what a write costs. Elsewhere Spark writes them, with its file system, credentials and committer.
         """
         folder = storage.local_path(self.spark, self.data_folder)
         if folder is None:
-            self.write(source.mapInArrow(_in_rows(tables), schema(self.columns)), expected)
+            made = source.mapInArrow(in_rows(tables), schema(self.columns))
+            self.write(made if rows is None else made.unionByName(self._typed(rows)), expected)
             return
         for uri in (self.manifest_uri, self.data_folder):
             storage.delete(self.spark, uri)
@@ -159,6 +164,11 @@ class Dataset:
         for file in storage.list_files(self.spark, self.data_folder) if names else ():
             if file.uri.rsplit("/", 1)[-1] not in names:
                 storage.delete(self.spark, file.uri)
+        if rows is not None:
+            self._typed(rows).write.mode("append").options(**PARQUET_OPTIONS).parquet(self.data_folder)
+
+    def _typed(self, rows: DataFrame) -> DataFrame:
+        return rows.select(*(F.col(c.name).cast(spark_type(c.type)).alias(c.name) for c in self.columns))
 
     def measure(self, *sums: SparkColumn) -> Tuple[List[ManifestEntry], Row]:
         """Its files and ``sums``, as :func:`measure_files` says."""
@@ -190,7 +200,9 @@ class Dataset:
         return manifest
 
 
-def _in_rows(tables: Callable[[Iterable[Any]], Iterator[Any]]) -> Callable[[Iterable[Any]], Iterator[Any]]:
+def in_rows(tables: Callable[[Iterable[Any]], Iterator[Any]]) -> Callable[[Iterable[Any]], Iterator[Any]]:
+    """What gives Spark the rows of ``tables``."""
+
     def made(batches: Iterable[Any]) -> Iterator[Any]:
         from airflow_emr_etl.spark.parquet_parts import without_dictionaries
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_emr_etl.spark.arrow_text import places
+from airflow_emr_etl.spark.storage import after_scheme
 
 TEXTS = ("host", "method", "path", "query", "protocol", "referrer", "user_agent", "user_id")
 _TEXT = pa.dictionary(pa.int32(), pa.string())
@@ -88,8 +89,8 @@ def of_rows(batch: Any, page_views: Sequence[str]) -> Any:
 
 
 def file_number(name: str) -> int:
-    """A number for a file, the same wherever it is asked for."""
-    return int.from_bytes(sha256(name.encode()).digest()[:8], "big", signed=True)
+    """A number for a file, the same wherever it is asked for and however the name is spelled."""
+    return int.from_bytes(sha256(after_scheme(name).encode()).digest()[:8], "big", signed=True)
 
 
 def shares(table: Any, partitions: int) -> Iterable[Any]:

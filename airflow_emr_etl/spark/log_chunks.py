@@ -17,12 +17,6 @@ def _zstd(file: BinaryIO) -> Any:
 
 
 _OPENERS: Mapping[str, Callable[[BinaryIO], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".zst": _zstd}
-_OTHER_CODECS = (".deflate", ".snappy", ".lz4", ".lzo", ".xz", ".br", ".lzma", ".passthrough")
-
-
-def can_open(name: str) -> bool:
-    """Whether a file of this name is read as Hadoop reads it, which goes by the name alone too."""
-    return not name.endswith(_OTHER_CODECS)
 
 
 class Chunk:

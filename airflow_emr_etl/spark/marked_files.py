@@ -6,50 +6,74 @@ all that a task holds, do not grow with the number of files.
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Iterator, Sequence
+from typing import Any, Callable, Iterable, Iterator, Sequence
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from airflow_emr_etl.models.manifest import Column
 from airflow_emr_etl.spark import dataset
+from airflow_emr_etl.spark.dataset import in_rows
 from airflow_emr_etl.spark.partition_keys import partition_keys
 from airflow_emr_etl.spark.session_engine import HitFiles
 
 _SENT = "partition_key int, path string, piece int, content binary, marks binary"
 
 
-def with_sessions(files: HitFiles, found: DataFrame, columns: Sequence[Column]) -> DataFrame:
+class MarkedFiles:
     """``columns`` of the events in ``files`` that are in a session of ``found``, of which ``session_id`` is one.
 
+    ``sent`` has the files and marks, a partition for each file, and :meth:`tables` takes each to its events.
     ``found`` is what ``sessions_of`` made of these (numbered) files, and perhaps of more hits; but all sessions of a
     visitor, or none. An event that is in a file twice is there twice in the outcome.
     """
-    keys = partition_keys(len(files.files))
 
-    def files_sent(batches: Iterable[Any]) -> Iterator[Any]:
-        from airflow_emr_etl.spark import session_marks
+    def __init__(self, files: HitFiles, found: DataFrame, columns: Sequence[Column]) -> None:
+        self.columns = columns
+        keys = partition_keys(len(files.files))
 
-        return session_marks.files_sent(batches, keys)
+        def files_sent(batches: Iterable[Any]) -> Iterator[Any]:
+            from airflow_emr_etl.spark import session_marks
 
-    def marks_sent(batches: Iterable[Any]) -> Iterator[Any]:
-        from airflow_emr_etl.spark import session_marks
+            return session_marks.files_sent(batches, keys)
 
-        return session_marks.marks_sent(batches, keys)
+        def marks_sent(batches: Iterable[Any]) -> Iterator[Any]:
+            from airflow_emr_etl.spark import session_marks
 
-    def marked(batches: Iterable[Any]) -> Iterator[Any]:
-        import pyarrow
+            return session_marks.marks_sent(batches, keys)
 
-        from airflow_emr_etl.spark import session_marks
+        there = files.found().mapInArrow(files_sent, _SENT)
+        marks = _marks(found).mapInArrow(marks_sent, _SENT)
+        self.sent = there.unionByName(marks).repartition(len(keys), "partition_key")
 
-        # As in the engine.
-        pyarrow.set_memory_pool(pyarrow.system_memory_pool())
-        schema = arrow_schema(columns)
-        for content, marks in session_marks.received(batches):
-            for batch in session_marks.with_sessions(content, marks, schema):
-                yield from session_marks.plain(batch, schema)
+    @property
+    def tables(self) -> Callable[[Iterable[Any]], Iterator[Any]]:
+        """A function for ``Dataset.write_tables``."""
+        columns = self.columns
 
-    marks = found.where(~F.col("retracted")).select(
+        def tables(batches: Iterable[Any]) -> Iterator[Any]:
+            import pyarrow
+
+            from airflow_emr_etl.spark import session_marks
+
+            # As in the engine.
+            pyarrow.set_memory_pool(pyarrow.system_memory_pool())
+            schema = arrow_schema(columns)
+            # A task may have several files, one after the other.
+            for of_file in session_marks.by_file(batches):
+                for content, marks in session_marks.received(of_file):
+                    for batch in session_marks.with_sessions(content, marks, schema):
+                        yield pyarrow.Table.from_batches([batch])
+
+        return tables
+
+    def rows(self) -> DataFrame:
+        """The events as Spark's rows."""
+        return self.sent.mapInArrow(in_rows(self.tables), dataset.schema(self.columns))
+
+
+def _marks(found: DataFrame) -> DataFrame:
+    return found.where(~F.col("retracted")).select(
         "visitor_id",
         F.unix_micros("started_at").alias("ts"),
         F.col("first_event").alias("event"),
@@ -57,9 +81,6 @@ def with_sessions(files: HitFiles, found: DataFrame, columns: Sequence[Column]) 
         "session_id",
         "files",
     )
-    there = files.found().mapInArrow(files_sent, _SENT)
-    rows = there.unionByName(marks.mapInArrow(marks_sent, _SENT)).repartition(len(keys), "partition_key")
-    return rows.mapInArrow(marked, dataset.schema(columns))
 
 
 def arrow_schema(columns: Sequence[Column]) -> Any:

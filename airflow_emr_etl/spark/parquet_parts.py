@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Optional, Sequence
+from typing import Any, Iterable, Iterator, List, Optional, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 COMPRESSION = "snappy"
+ROW_GROUP_ROWS = 1 << 19
+"""At the most, some 50 MB: what is smaller is put together."""
 
 
 class PartFiles:
@@ -26,7 +28,7 @@ class PartFiles:
         """Write ``tables``, which have one schema, and give the name of each file that is whole."""
         name, rows = "", 0
         writer: Optional[Any] = None
-        for table in tables:
+        for table in _grouped(tables):
             begin = 0
             while begin < table.num_rows:
                 if writer is None:
@@ -34,7 +36,7 @@ class PartFiles:
                     self.folder.mkdir(parents=True, exist_ok=True)
                     writer = self._writer(self.folder / f".{name}", table.schema)
                 piece = table.slice(begin, self.most_rows - rows)
-                writer.write_table(piece)
+                writer.write_table(piece, ROW_GROUP_ROWS)
                 begin += piece.num_rows
                 rows += piece.num_rows
                 if rows >= self.most_rows:
@@ -57,6 +59,34 @@ class PartFiles:
         writer.close()
         (self.folder / f".{name}").rename(self.folder / name)
         return name
+
+
+def _grouped(tables: Iterable[Any]) -> Iterator[Any]:
+    """``tables`` in tables of about as many rows as a row group has, all with the schema of the first."""
+    waiting: List[Any] = []
+    rows = 0
+    schema = None
+    for table in tables:
+        schema = schema or table.schema
+        waiting.append(_in_form(table, schema))
+        rows += table.num_rows
+        if rows >= ROW_GROUP_ROWS:
+            yield pa.concat_tables(waiting).unify_dictionaries()
+            waiting, rows = [], 0
+    if rows:
+        yield pa.concat_tables(waiting).unify_dictionaries()
+
+
+def _in_form(table: Any, schema: Any) -> Any:
+    """``table`` with the types of ``schema``: what is a dictionary in one table may be plain texts in another."""
+    if table.schema.equals(schema):
+        return table
+    columns = []
+    for field, column in zip(schema, table.columns):
+        if pa.types.is_dictionary(field.type) and not pa.types.is_dictionary(column.type):
+            column = column.cast(field.type.value_type).dictionary_encode()
+        columns.append(column.cast(field.type))
+    return pa.table(columns, schema)
 
 
 def without_dictionaries(table: Any) -> Any:

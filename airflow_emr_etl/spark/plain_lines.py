@@ -20,7 +20,7 @@ from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from airflow_emr_etl.models.log_source import LogSource
-from airflow_emr_etl.spark import enrichment, log_chunks, lookup, referrers, user_agents, whole_files
+from airflow_emr_etl.spark import enrichment, lookup, referrers, user_agents, whole_files
 from airflow_emr_etl.spark.dataset import Dataset
 from airflow_emr_etl.spark.enrichment import Enrichment
 from airflow_emr_etl.spark.file_layout import Expected
@@ -54,13 +54,12 @@ class PlainLines:
             return False
         from airflow_emr_etl.spark.plain_json import JsonReader
 
-        small = 0 < max(given.sizes.values(), default=0) <= whole_files.MOST_BYTES
-        readable = all(log_chunks.can_open(uri) for uri in given.files)
+        readable = all(whole_files.fits_log(uri, size) for uri, size in given.sizes.items())
         known_source = source.kind == "ncsa" or JsonReader.fits(source)
         simple = (
             rules.privacy.mode == "keep" and not rules.internal_networks and not rules.repeat_window_seconds
         )
-        return small and readable and known_source and simple and not erased
+        return readable and known_source and simple and not erased
 
     def __init__(self, spark: SparkSession, given: LogFiles, source: LogSource, max_line_bytes: int) -> None:
         self.spark, self.given, self.source, self.max_line_bytes = spark, given, source, max_line_bytes
@@ -186,6 +185,7 @@ def _reading(
     def read(batches: Iterable[Any]) -> Iterator[Any]:
         import pyarrow
 
+        from airflow_emr_etl.spark import log_chunks
         from airflow_emr_etl.spark.line_pass import LinePass
 
         # Arrow's own gives large blocks back at once, and most of the time goes into getting them again.

@@ -16,6 +16,7 @@ from pyspark.sql import functions as F
 from airflow_emr_etl.exceptions import ConfigurationError
 from airflow_emr_etl.models.manifest import ManifestEntry
 from airflow_emr_etl.models.session_rules import SessionRules
+from airflow_emr_etl.spark import storage
 from airflow_emr_etl.spark.partition_keys import partition_keys
 
 HITS_A_PARTITION = 1_000_000
@@ -86,7 +87,8 @@ class HitFiles(Hits):
     """All rows of Parquet files, which Python takes apart itself: no row is made of them.
 
     Spark reads the bytes and hands them over, so it is Spark's file system, credentials and retries as ever; only
-    ``file:`` is opened where it is. For rules without cuts, and for files that a task can hold twice; see :func:`fit`.
+    files of the machine itself are opened where they are. For rules without cuts, and for files that a task can hold
+    twice; see :func:`fit`.
 
     With ``numbered``, sessions say which of the files have their visitors' hits.
     """
@@ -126,8 +128,8 @@ class HitFiles(Hits):
 
     def found(self) -> DataFrame:
         """``path`` and ``content`` of each file, of local ones only the path; and ``file``, a number from 0 on."""
-        local = [file[len("file:") :] for file in self.files if file.startswith("file:/")]
-        if len(local) == len(self.files):
+        local = storage.local_paths(self.spark, self.files)
+        if local is not None:
             tasks = min(len(local), 4 * self.spark.sparkContext.defaultParallelism)
             path, number = F.get(F.array(*map(F.lit, local)), F.col("id").cast("int")), F.col("id")
             rows = self.spark.range(0, len(local), 1, tasks)

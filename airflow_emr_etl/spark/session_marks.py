@@ -49,9 +49,6 @@ CHUNK_MARKS = 1 << 17
 SLICE_ROWS = 1 << 17
 """Events that are held at a time, some 50 MB."""
 
-HANDED_ROWS = 1 << 14
-"""Events that Spark gets at a time, as plain texts."""
-
 
 def files_sent(batches: Iterable[Any], keys: Sequence[int]) -> Iterator[Any]:
     """Batches of files (``file``, its number, ``path`` and ``content``, which is NULL where this machine has the path)
@@ -111,6 +108,23 @@ def _sent(waiting: List[Any], keys: Sequence[int]) -> Any:
     return pa.RecordBatch.from_arrays(
         [values.get(field.name, pa.nulls(len(blobs), field.type)) for field in SENT], schema=SENT
     )
+
+
+def by_file(batches: Iterable[Any]) -> Iterator[List[Any]]:
+    """Batches of :data:`SENT` that come file after file, as those of one file after the other."""
+    waiting: List[Any] = []
+    current = None
+    for batch in batches:
+        keys = batch.column("partition_key").to_numpy()
+        begins = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])) if len(keys) else keys
+        for begin, end in zip(begins.tolist(), np.append(begins[1:], len(keys)).tolist()):
+            if waiting and keys[begin] != current:
+                yield waiting
+                waiting = []
+            current = keys[begin]
+            waiting.append(batch.slice(begin, end - begin))
+    if waiting:
+        yield waiting
 
 
 def received(batches: Iterable[Any]) -> Iterator[Tuple[Any, Any]]:
@@ -176,15 +190,6 @@ def _shaped(rows: Any, session_ids: Any, columns: Any) -> Any:
             is_text = pa.types.is_dictionary(column.type) and column.type.value_type == field.type
             shaped.append(column if is_text else column.cast(field.type))
     return pa.RecordBatch.from_arrays(shaped, names=columns.names)
-
-
-def plain(batch: Any, columns: Any) -> Iterator[Any]:
-    """A batch of :func:`with_sessions` as Spark takes it: some rows at a time, without dictionaries."""
-    for begin in range(0, batch.num_rows, HANDED_ROWS):
-        rows = batch.slice(begin, HANDED_ROWS)
-        yield pa.RecordBatch.from_arrays(
-            [column.cast(field.type) for column, field in zip(rows.columns, columns)], schema=columns
-        )
 
 
 class _Marks:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, List, Optional
+from typing import Any, List, Optional, Sequence
 
 from pyspark.sql import SparkSession
 
@@ -37,6 +37,18 @@ def local_path(spark: SparkSession, uri: str) -> Optional[str]:
     path, fs = _path(spark, uri)
     qualified = fs.makeQualified(path).toUri()
     return str(qualified.getPath()) if qualified.getScheme() == "file" else None
+
+
+def local_paths(spark: SparkSession, uris: Sequence[str]) -> Optional[List[str]]:
+    """The paths of ``uris`` where all are in the file system of the machine itself, otherwise None."""
+    paths = []
+    for uri in uris:
+        # To ask Hadoop about each of ten thousand files takes longer than to read some of them.
+        path = uri[len("file:") :] if re.match("file:/[^/]", uri) else local_path(spark, uri)
+        if path is None:
+            return None
+        paths.append(path)
+    return paths
 
 
 def read_text(spark: SparkSession, uri: str) -> str:

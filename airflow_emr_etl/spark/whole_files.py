@@ -13,6 +13,13 @@ from airflow_emr_etl.spark import storage
 MOST_BYTES = 256 << 20
 """Of a file: a task can hold it twice."""
 
+_OTHER_CODECS = (".deflate", ".snappy", ".lz4", ".lzo", ".xz", ".br", ".lzma", ".passthrough")
+
+
+def fits_log(uri: str, size: int) -> bool:
+    """Whether ``log_chunks.py`` can read this file in a task, as Hadoop reads it, which goes by the name alone too."""
+    return size <= MOST_BYTES and not uri.endswith(_OTHER_CODECS)
+
 
 def whole_files(spark: SparkSession, uris: Sequence[str]) -> DataFrame:
     """``path`` and ``content`` of each file; of local ones only the path.
@@ -20,8 +27,8 @@ def whole_files(spark: SparkSession, uris: Sequence[str]) -> DataFrame:
     Spark reads the bytes and hands them over, so it is Spark's file system, credentials and retries as ever; only
     files of the machine itself are opened where they are, by :func:`opened`.
     """
-    local = [storage.local_path(spark, uri) for uri in uris]
-    if None not in local:
+    local = storage.local_paths(spark, uris)
+    if local is not None:
         tasks = min(len(uris), 4 * spark.sparkContext.defaultParallelism)
         paths = F.get(F.array(*map(F.lit, local)), F.col("id").cast("int"))
         return spark.range(0, len(uris), 1, tasks).select(

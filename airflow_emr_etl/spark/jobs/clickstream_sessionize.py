@@ -24,11 +24,12 @@ from airflow_emr_etl.exceptions import AccountingError, ConfigurationError, Mani
 from airflow_emr_etl.models.batch import Batch
 from airflow_emr_etl.models.manifest import FILE_NAME, Accounting, Manifest
 from airflow_emr_etl.models.session_rules import CUTS, SessionRules
-from airflow_emr_etl.spark import columns, file_layout, marked_files, storage
+from airflow_emr_etl.spark import columns, file_layout, storage
 from airflow_emr_etl.spark.arguments import job_parser, or_none, whole_number
 from airflow_emr_etl.spark.batch_catalog import BatchCatalog
 from airflow_emr_etl.spark.dataset import Dataset, read_manifest
 from airflow_emr_etl.spark.day_behaviour import DayBehaviour
+from airflow_emr_etl.spark.marked_files import MarkedFiles
 from airflow_emr_etl.spark.neighbours import Neighbours
 from airflow_emr_etl.spark.referrers import referrer_host
 from airflow_emr_etl.spark.robots import BehaviourRules
@@ -241,10 +242,9 @@ class _Run:
         row_bytes = self.given.content_length / max(self.given.record_count, 1)
         expected = file_layout.Expected(_get(counted, "hits"), row_bytes)
         if files is None:
-            rows = _with_sessions([own] if near is None else [own, near], found)
+            self.events.write(_with_sessions([own] if near is None else [own, near], found), expected)
         else:
-            rows = self._by_file(files, near, found)
-        self.events.write(rows, expected)
+            self._write_by_file(files, near, found, expected)
         # One pass over what was written: it gives the files' rows, and most of the day's totals with them.
         of_day = F.col("dt") == F.lit(self.day)
         self.event_files, of_events = self.events.measure(
@@ -309,21 +309,23 @@ class _Run:
         if self.behaviour is not None:
             self.behaviour.release()
 
-    def _by_file(self, files: HitFiles, near: Optional[DataFrame], found: DataFrame) -> DataFrame:
-        """What :func:`_with_sessions` makes of the events in ``files`` and of ``near``, in any order.
+    def _write_by_file(
+        self, files: HitFiles, near: Optional[DataFrame], found: DataFrame, expected: file_layout.Expected
+    ) -> None:
+        """Write what :func:`_with_sessions` makes of the events in ``files`` and of ``near``, in any order.
 
         Only events of visitors that have some in ``near`` are shuffled: the same event may be there too.
         """
-        rows = marked_files.with_sessions(files, found.where(~F.col("elsewhere")), columns.EVENTS)
+        marked = MarkedFiles(files, found.where(~F.col("elsewhere")), columns.EVENTS)
         if near is None:
-            return rows
+            self.events.write_tables(marked.sent, marked.tables, expected)
+            return
         elsewhere = found.where("elsewhere")
         # An own event is always in a session that is stated anew: so these are all events of these visitors.
-        own = marked_files.with_sessions(files, elsewhere, columns.EVENTS).drop("session_id")
+        own = MarkedFiles(files, elsewhere, columns.EVENTS).rows().drop("session_id")
         own = own.withColumn("owner", F.lit(self.owners[self.name]))
-        return rows.unionByName(
-            _with_sessions([own, near.select(own.columns)], elsewhere).select(rows.columns)
-        )
+        rows = _with_sessions([own, near.select(own.columns)], elsewhere)
+        self.events.write_tables(marked.sent, marked.tables, expected, rows)
 
     def _written(self) -> DataFrame:
         return self.events.read([file.url for file in self.event_files])

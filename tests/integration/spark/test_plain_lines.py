@@ -12,7 +12,15 @@ import pytest
 
 from airflow_emr_etl.clickstream.generator import generate_day
 from airflow_emr_etl.models.log_source import LogSource
-from airflow_emr_etl.spark import campaigns, enrichment, event_pass, plain_access_log, referrers, urls
+from airflow_emr_etl.spark import (
+    campaigns,
+    enrichment,
+    event_pass,
+    plain_access_log,
+    referrers,
+    storage,
+    urls,
+)
 from airflow_emr_etl.spark.enrichment import Enrichment
 from airflow_emr_etl.spark.line_parser import FIELDS, MAX_LINE_BYTES
 from airflow_emr_etl.spark.log_chunks import chunks_of
@@ -417,12 +425,17 @@ def noted(function: Callable[..., None], calls: list[Any]) -> Callable[..., None
 def both_ways(
     monkeypatch: pytest.MonkeyPatch, normalize_files: Any, files: dict[str, bytes], **options: Any
 ) -> Any:
-    """What normalize makes of ``files`` with lines read in Arrow, and without: accounting and rows of each dataset."""
+    """What normalize makes of ``files`` with lines read in Arrow, and without: accounting and rows of each dataset.
+
+    In Arrow both as on a disk of the machine, and as if it were elsewhere: these two are the same to the row.
+    """
     found = []
-    for arrow in (True, False):
+    for arrow, elsewhere in ((True, False), (True, True), (False, False)):
         with monkeypatch.context() as patch:
             made: list[Any] = []
             patch.setattr(PlainLines, "write_events", noted(PlainLines.write_events, made))
+            if elsewhere:
+                patch.setattr(storage, "local_path", lambda *_: None)
             if not arrow:
                 patch.setattr(PlainLines, "fits", staticmethod(lambda *_: False))
             run = normalize_files(files, **options)
@@ -431,7 +444,8 @@ def both_ways(
             name: sorted(map(repr, run.rows(name))) for name in ("events", "quarantine", "quarantine_counts")
         }
         found.append((run.accounting.to_dict(), rows))
-    return found
+    assert found[0] == found[1]
+    return found[1:]
 
 
 def test_events_of_access_logs_are_the_same_both_ways(

@@ -16,9 +16,10 @@ from airflow_emr_etl.clickstream.generator import generate_day
 from airflow_emr_etl.exceptions import AccountingError
 from airflow_emr_etl.models.manifest import Accounting, Manifest
 from airflow_emr_etl.models.session_rules import SessionRules
-from airflow_emr_etl.spark import columns, marked_files
+from airflow_emr_etl.spark import columns, storage
 from airflow_emr_etl.spark.dataset import Dataset
 from airflow_emr_etl.spark.jobs.clickstream_sessionize import sessionize
+from airflow_emr_etl.spark.marked_files import MarkedFiles
 from airflow_emr_etl.spark.session_engine import HitFiles, sessions_of
 
 if TYPE_CHECKING:
@@ -59,14 +60,21 @@ class Both:
         self.runs = 0
 
     def run(
-        self, day: date, source: str, rules: SessionRules | None = None, catalog: bool = True
+        self,
+        day: date,
+        source: str,
+        rules: SessionRules | None = None,
+        catalog: bool = True,
+        elsewhere: bool = False,
     ) -> dict[str, Counter[Any]]:
-        """What both ways write, which is the same, by dataset."""
+        """What both ways write, which is the same, by dataset. ``elsewhere``: as if this machine had no file of it."""
         self.runs += 1
         found, accounts = [], []
         for way in ("files", "rows"):
             output = str(self.folder / f"{way}-{self.runs}")
             with self.monkeypatch.context() as patch:
+                if elsewhere:
+                    patch.setattr(storage, "local_path", lambda *_: None)
                 if way == "rows":
                     patch.setattr(HitFiles, "MOST_BYTES", 0)
                 batches = str(self.folder / f"batches-{way}") if catalog else None
@@ -89,7 +97,7 @@ def test_both_ways_write_the_same(
     both = Both(spark, tmp_path, monkeypatch)
     batches = late_and_twice({day: generate_day(day, lines=1500, seed=3).files for day in DAYS})
     sources = {}
-    # Files that are named as local ones are opened in place; others Spark reads.
+    # Local files are opened in place, and written by the tasks; others Spark reads and writes.
     for day, scheme in zip(DAYS, ("file://", "", "file://"), strict=True):
         nights.write(day, batches[day])
         normalized, _ = nights.normalize(day)
@@ -97,7 +105,7 @@ def test_both_ways_write_the_same(
     alone = both.run(DAYS[0], sources[DAYS[0]])
     assert {row.dt for row in alone["events"]} == {DAYS[0]}
     # Late and doubled lines: events of the night before are stated anew, and one that both have counts there.
-    second = both.run(DAYS[1], sources[DAYS[1]])
+    second = both.run(DAYS[1], sources[DAYS[1]], elsewhere=True)
     assert {row.dt for row in second["events"]} == set(DAYS[:2])
     # Only some of its visitors are in another night.
     touched = {row.visitor_id for row in second["events"] if row.dt == DAYS[0]}
@@ -151,7 +159,7 @@ def test_no_event_is_shuffled(spark: SparkSession, normalize_files: Any, tmp_pat
     assert len(urls) == 4
     hits = HitFiles(spark, urls, numbered=True)
     found = sessions_of([hits], SessionRules()).persist()
-    events = marked_files.with_sessions(hits, found, columns.EVENTS)
+    events = MarkedFiles(hits, found, columns.EVENTS).rows()
     plan = events._jdf.queryExecution().executedPlan().toString()
     # What is inside the cache is the sessions' own plan, which shuffles the hits' shares.
     outside = re.sub(r"(?m)^.*InMemoryRelation(.|\n)*", "", plan)
