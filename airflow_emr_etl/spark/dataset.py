@@ -148,6 +148,8 @@ class Dataset:
         Where the folder is on the machine itself, tasks write the files, without a way through Spark's rows, which is
         most of what a write costs. Elsewhere Spark writes them, with its file system, credentials and committer.
         """
+        from airflow_emr_etl.spark.parquet_parts import show
+
         folder = storage.local_path(self.spark, self.data_folder)
         if folder is None:
             made = source.mapInArrow(in_rows(tables), schema(self.columns))
@@ -160,10 +162,7 @@ class Dataset:
         most_rows = layout.most_rows(expected.row_bytes)
         written = source.coalesce(files).mapInArrow(_in_files(tables, folder, most_rows), "name string")
         names = {row["name"] for row in written.collect()}
-        # A task may have been run twice, and only one of its attempts counts.
-        for file in storage.list_files(self.spark, self.data_folder) if names else ():
-            if file.uri.rsplit("/", 1)[-1] not in names:
-                storage.delete(self.spark, file.uri)
+        show(folder, names)
         if rows is not None:
             self._typed(rows).write.mode("append").options(**PARQUET_OPTIONS).parquet(self.data_folder)
 

@@ -1,32 +1,28 @@
-"""One log file, chunk by chunk: its plain lines as shares for the shuffle, its doubtful lines as they are."""
+"""The log files of a task, chunk by chunk: plain lines as shares for the shuffle, doubtful lines as they are."""
 
 from __future__ import annotations
 
 from typing import Any, Dict, Iterator, List, Set, Tuple
 
 import numpy as np
-import pyarrow as pa
 
 from airflow_emr_etl.models.log_source import LogSource
 from airflow_emr_etl.spark import line_shares, plain_access_log
 from airflow_emr_etl.spark.log_chunks import Chunk
 from airflow_emr_etl.spark.plain_json import JsonReader
 
-SHARED_ROWS = 1 << 18
-"""Lines that are shared out together, some 100 MB while that is done."""
-
 
 class LinePass:
-    """The file ``name``. ``lines`` is how many lines it has so far; ``agents`` and ``referrers`` are all texts of the
-    plain ones, each once, and ``drift`` counts what these have told."""
+    """``lines`` is how many lines the file at hand has so far; ``agents`` and ``referrers`` are all texts of the plain
+    lines of all files, each once, and ``drift`` counts what these have told."""
 
-    def __init__(self, source: LogSource, max_line_bytes: int, partitions: int, name: str) -> None:
+    def __init__(self, source: LogSource, max_line_bytes: int, partitions: int) -> None:
         self.source, self.max_line_bytes, self.partitions = source, max_line_bytes, partitions
         self.lines = 0
         self.agents: Set[str] = set()
         self.referrers: Set[str] = set()
         self._json = None if source.kind == "ncsa" else JsonReader(source, max_line_bytes)
-        self._file = line_shares.file_number(name)
+        self._file = 0
         self._waiting: List[Any] = []
         self._rows = 0
         self._doubtful: Tuple[Chunk, Any]
@@ -34,6 +30,10 @@ class LinePass:
     @property
     def drift(self) -> Dict[str, int]:
         return {} if self._json is None else self._json.drift
+
+    def begin(self, name: str) -> None:
+        """What is fed from now on is of this file."""
+        self.lines, self._file = 0, line_shares.file_number(name)
 
     def feed(self, chunk: Chunk) -> None:
         """Read the next lines. Take :meth:`doubtful` and :meth:`shares` before the ones after them."""
@@ -65,7 +65,7 @@ class LinePass:
 
     def shares(self, all_of_them: bool = False) -> Iterator[Tuple[int, Any]]:
         """What has come together for each partition, if that is much, or ``all_of_them``."""
-        if self._rows >= SHARED_ROWS or (all_of_them and self._rows):
-            table = pa.concat_tables(self._waiting).unify_dictionaries().combine_chunks()
+        if self._rows >= line_shares.SHARED_ROWS or (all_of_them and self._rows):
+            table = line_shares.joined(self._waiting)
             self._waiting, self._rows = [], 0
             yield from line_shares.shares(table, self.partitions)

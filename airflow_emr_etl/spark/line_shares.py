@@ -34,6 +34,9 @@ HITS = pa.schema(
 """``visitor_id`` and ``key`` are digests, and ``file`` a number for the file that the line is in; of an event with an
 id of its own, a number for the line. ``ts`` in microseconds since 1970."""
 
+SHARED_ROWS = 1 << 18
+"""Lines that are shared out together, some 100 MB while that is done."""
+
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
 
 
@@ -111,6 +114,24 @@ def shares(table: Any, partitions: int) -> Iterable[Any]:
         yield int(in_order[begin]), sink.getvalue().to_pybytes()
 
 
+def gathered(tables: Iterable[Any]) -> Iterator[Any]:
+    """``tables`` of :data:`HITS` as tables of about as many rows as are shared out together."""
+    waiting: List[Any] = []
+    rows = 0
+    for table in tables:
+        waiting.append(table)
+        rows += table.num_rows
+        if rows >= SHARED_ROWS:
+            yield joined(waiting)
+            waiting, rows = [], 0
+    if rows:
+        yield joined(waiting)
+
+
+def joined(tables: List[Any]) -> Any:
+    return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+
+
 def by_partition(batches: Iterable[Any]) -> Iterator[List[Any]]:
     """The shares of one partition after the other, from batches with ``partition_key`` and ``content``."""
     waiting: List[Any] = []
@@ -131,7 +152,7 @@ def opened(blobs: Iterable[Any]) -> Any:
     tables = [pa.ipc.open_stream(blob).read_all() for blob in blobs]
     if not tables:
         return HITS.empty_table()
-    return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+    return joined(tables)
 
 
 def _visitors(host: Any, agent: Any, cookie: Any, count: int) -> Any:

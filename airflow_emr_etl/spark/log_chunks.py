@@ -1,15 +1,17 @@
-"""Log files as chunks of whole lines, some megabytes at a time, whatever they are compressed with."""
+"""Log files as chunks of whole lines, some megabytes at a time or one line, whatever they are compressed with."""
 
 from __future__ import annotations
 
 import bz2
 import gzip
-from typing import Any, BinaryIO, Callable, Iterator, Mapping, Optional
+from typing import Any, BinaryIO, Callable, Iterator, List, Mapping, Optional
 
 import numpy as np
 import pyarrow as pa
 
 CHUNK_BYTES = 16 << 20
+_BOM = b"\xef\xbb\xbf"
+_MOST_LINE_BYTES = 1 << 30
 
 
 def _zstd(file: BinaryIO) -> Any:
@@ -49,18 +51,22 @@ def chunks_of(name: str, file: BinaryIO, chunk_bytes: int = CHUNK_BYTES) -> Iter
         if name.endswith(suffix):
             opener = each
     stream = file if opener is None else opener(file)
-    first, rest = 0, b""
-    while True:
-        block = stream.read(chunk_bytes)
-        if not block:
-            break
+    first, begun = 0, 0
+    rest: List[bytes] = []
+    begin = stream.read(len(_BOM))
+    # Hadoop's reader of lines leaves it out too.
+    block = (b"" if begin == _BOM else begin) + stream.read(chunk_bytes)
+    while block:
         end = block.rfind(b"\n") + 1
-        if not end:
-            rest += block
-            continue
-        chunk = Chunk(rest + block[:end], first)
-        first += len(chunk)
-        rest = block[end:]
-        yield chunk
-    if rest:
-        yield Chunk(rest + b"\n", first)
+        if end:
+            chunk = Chunk(b"".join([*rest, block[:end]]), first)
+            first += len(chunk)
+            rest, begun = [], 0
+            yield chunk
+        rest.append(block[end:])
+        begun += len(block) - end
+        if begun > _MOST_LINE_BYTES:
+            raise OSError(f"{name}: line {first + 1} has more than {_MOST_LINE_BYTES} bytes; is it a log?")
+        block = stream.read(chunk_bytes)
+    if begun:
+        yield Chunk(b"".join([*rest, b"\n"]), first)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
-from typing import Any, Iterable, Iterator, List, Optional, Sequence
+from typing import Any, Collection, Iterable, Iterator, List, Optional, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,8 +17,8 @@ ROW_GROUP_ROWS = 1 << 19
 class PartFiles:
     """Files in ``folder`` of at most ``most_rows`` rows each.
 
-    A file has its name once it is whole; until then, and after an attempt that failed, it is a hidden one. ``plain``
-    names columns that are no dictionaries in the file.
+    They are hidden until who asked for them says with :func:`show` which of them count: a task may be run twice.
+    ``plain`` names columns that are no dictionaries in the file.
     """
 
     def __init__(self, folder: str, most_rows: int, plain: Sequence[str]) -> None:
@@ -27,23 +27,25 @@ class PartFiles:
     def write(self, tables: Iterable[Any]) -> Iterator[str]:
         """Write ``tables``, which have one schema, and give the name of each file that is whole."""
         name, rows = "", 0
+        self.folder.mkdir(parents=True, exist_ok=True)
         writer: Optional[Any] = None
         for table in _grouped(tables):
             begin = 0
             while begin < table.num_rows:
                 if writer is None:
                     name, rows = f"part-{uuid.uuid4().hex}.parquet", 0
-                    self.folder.mkdir(parents=True, exist_ok=True)
                     writer = self._writer(self.folder / f".{name}", table.schema)
                 piece = table.slice(begin, self.most_rows - rows)
                 writer.write_table(piece, ROW_GROUP_ROWS)
                 begin += piece.num_rows
                 rows += piece.num_rows
                 if rows >= self.most_rows:
-                    yield self._finished(writer, name)
+                    writer.close()
                     writer = None
+                    yield name
         if writer is not None:
-            yield self._finished(writer, name)
+            writer.close()
+            yield name
 
     def _writer(self, path: Path, schema: Any) -> Any:
         return pq.ParquetWriter(
@@ -55,10 +57,14 @@ class PartFiles:
             store_schema=False,
         )
 
-    def _finished(self, writer: Any, name: str) -> str:
-        writer.close()
-        (self.folder / f".{name}").rename(self.folder / name)
-        return name
+
+def show(folder: str, names: Collection[str]) -> None:
+    """Give these files their names, and delete what other attempts have left."""
+    for path in Path(folder).glob(".part-*.parquet"):
+        if path.name[1:] in names:
+            path.rename(path.with_name(path.name[1:]))
+        else:
+            path.unlink()
 
 
 def _grouped(tables: Iterable[Any]) -> Iterator[Any]:

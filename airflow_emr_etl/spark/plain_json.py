@@ -10,6 +10,7 @@ by line, several times as slow, and still faster than to leave it.
 
 from __future__ import annotations
 
+import re
 from json import JSONDecoder
 from typing import Any, Callable, Counter, Dict, List, Optional, Sequence, Tuple
 
@@ -33,7 +34,13 @@ _DAY = (
 _ISO = rf"^{_DAY}[T ](?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{{1,6}})?(?:Z|[+-](?:0\d|1[0-7])(?::?[0-5]\d)?)$"
 _LEAP_DAY = "-02-29"
 _EPOCH_UNITS = {"epoch_s": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1}
-_BEFORE_NUMBER = np.frombuffer(b": \t", np.uint8)
+_BEFORE_NUMBER = np.frombuffer(b": \t\r", np.uint8)
+_LONG_LINE = 32 << 10
+"""Longer lines may have names that are too long for Spark's reader, and are left to it."""
+_MOST_DIGITS = 900
+"""Of a number: at a thousand Spark's reader refuses the line."""
+_LONG_NUMBER = re.compile(rb"\d{%d}" % _MOST_DIGITS)
+_SAMPLE_BYTES = 16 << 10
 _SANE = 32_503_680_000_000_000
 """The year 3000. What is later is doubtful: milliseconds may have been taken for seconds."""
 
@@ -67,9 +74,12 @@ class JsonReader:
         numbers = {name for target in ("status", "bytes", "ts") for name in _sources(source, target)}
         if source.time_format == "iso8601":
             numbers -= set(_sources(source, "ts"))
+        self.numbers = sorted(numbers)
         # Numbers may be texts. Of the others Arrow is told what they are: it would take some for times.
         self.schema = pa.schema([(name, pa.string()) for name in self.wanted if name not in numbers])
-        decoder = JSONDecoder(parse_int=str, parse_float=_refused, parse_constant=_refused)
+        decoder = JSONDecoder(
+            object_pairs_hook=_record_of, parse_int=str, parse_float=_refused, parse_constant=_refused
+        )
         self._scan: Callable[[str], Tuple[Any, int]] = decoder.raw_decode
 
     def read(self, content: bytes, ends: Any) -> Tuple[Any, Dict[str, Any]]:
@@ -90,19 +100,25 @@ class JsonReader:
         return plain, column
 
     def _simple(self, content: bytes, ends: Any) -> Any:
-        """Which lines look like one object without anything that readers take differently."""
+        """Which lines look like one object of plain values, with nothing that readers take differently."""
         data = np.frombuffer(content, np.uint8)
         begins = np.append(0, ends[:-1])
         lengths = ends - begins - 1
-        long_enough = lengths > 1
-        simple = long_enough & (lengths <= self.max_line_bytes)
-        simple &= (data[begins] == ord("{")) & (data[np.where(long_enough, ends - 2, 0)] == ord("}"))
+        last = np.where((lengths > 2) & (data[ends - 2] == ord("\r")), ends - 3, ends - 2)
+        simple = (lengths > 1) & (lengths <= min(self.max_line_bytes, _LONG_LINE))
+        simple &= (data[begins] == ord("{")) & (data[np.where(lengths > 1, last, 0)] == ord("}"))
 
         def leave(places: Any) -> None:
             simple[np.searchsorted(ends, places, side="right")] = False
 
-        if b"\\" in content:
-            leave(np.flatnonzero(data == ord("\\")))
+        # Within a text too, which is seldom; then nothing is nested, and no reader has a say in how deep.
+        if content.count(b"{") > np.count_nonzero(data[begins] == ord("{")):
+            opened = np.flatnonzero(data == ord("{"))
+            line = np.searchsorted(ends, opened, side="right")
+            simple[line[opened != begins[line]]] = False
+        for sign in (b"[", b"\\"):
+            if sign in content:
+                leave(np.flatnonzero(data == ord(sign)))
         if not content.isascii():
             try:
                 content.decode()
@@ -112,6 +128,9 @@ class JsonReader:
         minus = np.flatnonzero(data[:-1] == ord("-"))
         minus = minus[(data[minus + 1] == ord("0")) & np.isin(data[minus - 1], _BEFORE_NUMBER)]
         leave(minus)
+        for row in np.flatnonzero(simple & (lengths > _MOST_DIGITS)).tolist():
+            if _LONG_NUMBER.search(content, int(begins[row]), int(ends[row])):
+                simple[row] = False
         return simple
 
     def _together(self, content: bytes, ends: Any, plain: Any) -> Optional[Dict[str, Any]]:
@@ -123,25 +142,36 @@ class JsonReader:
             pieces = zip(begins[plain].tolist(), ends[plain].tolist())
             content = b"".join([content[begin:end] for begin, end in pieces])
         try:
-            table = pj.read_json(
-                pa.BufferReader(content),
-                pj.ReadOptions(use_threads=False, block_size=len(content) + 1),
-                pj.ParseOptions(explicit_schema=self.schema, unexpected_field_behavior="infer"),
-            )
+            # The types of all lines are those of the first ones, or it is not for Arrow: to let it find out by itself
+            # would give it a column of the chunk's length for each new name.
+            first = content[: content.find(b"\n", _SAMPLE_BYTES) + 1 or len(content)]
+            found = _read(first, self.schema, "infer").schema
+            if self.source.drift.new_field == "ignore":
+                found = pa.schema([field for field in found if field.name in self.wanted])
+            elif not set(found.names) <= self.expected:
+                return None
+            fields_ = [
+                pa.field(field.name, pa.string()) if pa.types.is_null(field.type) else field
+                for field in found
+            ]
+            missing = [pa.field(name, pa.int64()) for name in self.numbers if name not in found.names]
+            missing += [
+                pa.field(name, pa.string())
+                for name in self.expected
+                if name not in {*found.names, *self.numbers}
+            ]
+            unknown = "ignore" if self.source.drift.new_field == "ignore" else "error"
+            table = _read(content, pa.schema([*fields_, *missing]), unknown)
         except pa.ArrowInvalid:
             return None
-        told = self.source.drift.new_field == "ignore" or set(table.column_names) <= self.expected
-        if table.num_rows != plain.sum() or not told:
+        if table.num_rows != plain.sum():
             return None
         fields = {}
         for name in self.wanted:
-            texts = table.column(name).combine_chunks() if name in table.column_names else None
-            if texts is None or pa.types.is_null(texts.type):
-                fields[name] = pa.nulls(table.num_rows, pa.string())
-            elif pa.types.is_string(texts.type) or pa.types.is_int64(texts.type):
-                fields[name] = texts.cast(pa.string())
-            else:
+            texts = table.column(name).combine_chunks()
+            if not (pa.types.is_string(texts.type) or pa.types.is_int64(texts.type)):
                 return None
+            fields[name] = texts.cast(pa.string())
         return fields
 
     def _one_by_one(self, content: bytes, ends: Any, plain: Any) -> Tuple[Dict[str, Any], List[List[str]]]:
@@ -170,8 +200,7 @@ class JsonReader:
             record, end = self._scan(text)
         except (ValueError, RecursionError):
             return None
-        # Without escapes these two characters stand behind names only: so none is there twice or within a value.
-        if end != len(text) or text.count('":') != len(record):
+        if text[end:] not in ("", "\r"):
             return None
         for name in self.wanted:
             value = record.get(name)
@@ -259,6 +288,22 @@ class JsonReader:
 
 def _sources(source: LogSource, target: str) -> Sequence[str]:
     return source.rules[target].sources if target in source.rules else ()
+
+
+def _read(content: bytes, schema: Any, unknown: str) -> Any:
+    """Lines as a table; ``unknown`` says what is done about fields that ``schema`` does not have."""
+    return pj.read_json(
+        pa.BufferReader(content),
+        pj.ReadOptions(use_threads=False, block_size=len(content) + 1),
+        pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior=unknown),
+    )
+
+
+def _record_of(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
+    record = dict(pairs)
+    if len(record) != len(pairs):
+        raise ValueError("a name is there twice, and readers differ in which of the two counts")
+    return record
 
 
 def _refused(text: str) -> Any:

@@ -30,6 +30,12 @@ from airflow_emr_etl.spark.partition_keys import partition_keys
 HITS_A_PARTITION = 500_000
 """Some 300 MB in a Python worker."""
 
+LEAST_HITS_A_PARTITION = 20_000
+"""As long as there is no more than one partition for each core: smaller shares cost more than they bring."""
+
+MOST_TEXT_BYTES = 128 << 20
+"""Of all distinct user agents, or referrers, that every worker holds."""
+
 _COMPRESSED = (".gz", ".bz2", ".zst")
 _LINE_BYTES, _COMPRESSED_LINE_BYTES = 150, 30
 """At the least, about: more partitions than need be cost little."""
@@ -67,11 +73,14 @@ class PlainLines:
             size // (_COMPRESSED_LINE_BYTES if uri.endswith(_COMPRESSED) else _LINE_BYTES)
             for uri, size in given.sizes.items()
         )
-        self.partitions = max(spark.sparkContext.defaultParallelism, -(-expected // HITS_A_PARTITION))
+        by_work = min(spark.sparkContext.defaultParallelism, -(-expected // LEAST_HITS_A_PARTITION))
+        self.partitions = max(1, by_work, -(-expected // HITS_A_PARTITION))
         self.keys = partition_keys(self.partitions)
         read = _reading(source, max_line_bytes, self.keys)
-        parts = whole_files.whole_files(spark, given.files).mapInArrow(read, _PARTS)
+        files = [uri for uri in given.files if given.sizes[uri]]
+        parts = whole_files.whole_files(spark, files).mapInArrow(read, _PARTS)
         self.parts = parts.persist(StorageLevel.DISK_ONLY)
+        self._shared: List[Any] = []
 
     def lines(self) -> DataFrame:
         """The doubtful lines, as ``LogFiles.lines`` gives all of them."""
@@ -120,6 +129,7 @@ class PlainLines:
         agent_table = _collected(enrichment.agents_of(agents))
         referrer_table = _collected(enrichment.known_referrers_of(known, rules))
         shared = self.spark.sparkContext.broadcast((agent_table, referrer_table))
+        self._shared.append(shared)
         hits = self.parts.where(F.col("kind") == _HITS).select("partition_key", "content")
         if good is not None:
             hits = hits.unionByName(self._packed(good))
@@ -146,11 +156,15 @@ class PlainLines:
         to.write_tables(hits.repartition(self.partitions, "partition_key"), made, expected)
 
     def release(self) -> None:
+        """Give back what is kept."""
         self.parts.unpersist()
+        for shared in self._shared:
+            shared.destroy()
+        self._shared.clear()
 
     def _distinct(self, kind: int, name: str, good: Optional[DataFrame]) -> DataFrame:
         texts = self.parts.where(F.col("kind") == kind).select(F.col("content").cast("string").alias(name))
-        return texts if good is None else texts.unionByName(good.select(name))
+        return texts if good is None or name not in good.columns else texts.unionByName(good.select(name))
 
     def _packed(self, good: DataFrame) -> DataFrame:
         """The shares of lines that Spark has parsed."""
@@ -159,13 +173,9 @@ class PlainLines:
         def packed(batches: Iterable[Any]) -> Iterator[Any]:
             from airflow_emr_etl.spark import line_shares
 
-            for batch in batches:
-                if batch.num_rows:
-                    table = line_shares.of_rows(batch, page_views)
-                    yield from _as_parts(
-                        (_HITS, keys[to], blob, None, None)
-                        for to, blob in line_shares.shares(table, partitions)
-                    )
+            for table in line_shares.gathered(line_shares.of_rows(batch, page_views) for batch in batches):
+                for to, blob in line_shares.shares(table, partitions):
+                    yield from _as_parts([(_HITS, keys[to], blob, None, None)])
 
         micros = F.unix_micros("ts").alias("ts")
         given = [
@@ -190,22 +200,24 @@ def _reading(
 
         # Arrow's own gives large blocks back at once, and most of the time goes into getting them again.
         pyarrow.set_memory_pool(pyarrow.system_memory_pool())
+        # Shares are of all files of a task: each costs some kilobytes, and there may be many small files.
+        lines = LinePass(source, max_line_bytes, len(keys))
         for name, file in whole_files.opened(batches):
-            of_file = LinePass(source, max_line_bytes, len(keys), name)
+            lines.begin(name)
             for chunk in log_chunks.chunks_of(name, file):
-                of_file.feed(chunk)
+                lines.feed(chunk)
                 yield from _as_parts(
-                    (_DOUBT, None, line, name, position) for line, position in of_file.doubtful()
+                    (_DOUBT, None, line, name, position) for line, position in lines.doubtful()
                 )
-                yield from _as_parts((_HITS, keys[to], blob, None, None) for to, blob in of_file.shares())
-            yield from _as_parts(
-                (_HITS, keys[to], blob, None, None) for to, blob in of_file.shares(all_of_them=True)
-            )
-            rows: List[Tuple[Any, ...]] = [(_LINES, None, None, name, of_file.lines)]
-            rows += [(_AGENT, None, text, None, None) for text in of_file.agents]
-            rows += [(_REFERRER, None, text, None, None) for text in of_file.referrers]
-            rows += [(_DRIFT, None, message, None, count) for message, count in of_file.drift.items()]
-            yield from _as_parts(rows)
+                yield from _as_parts((_HITS, keys[to], blob, None, None) for to, blob in lines.shares())
+            yield from _as_parts([(_LINES, None, None, name, lines.lines)])
+        yield from _as_parts(
+            (_HITS, keys[to], blob, None, None) for to, blob in lines.shares(all_of_them=True)
+        )
+        rows: List[Tuple[Any, ...]] = [(_AGENT, None, text, None, None) for text in lines.agents]
+        rows += [(_REFERRER, None, text, None, None) for text in lines.referrers]
+        rows += [(_DRIFT, None, message, None, count) for message, count in lines.drift.items()]
+        yield from _as_parts(rows)
 
     return read
 
@@ -229,10 +241,17 @@ def _as_parts(rows: Iterable[Tuple[Any, ...]]) -> Iterator[Any]:
 
 def _collected(table: DataFrame) -> List[Tuple[Any, ...]]:
     """The rows of a table of answers. Raise TooManyTextsError."""
-    rows = table.limit(lookup.MOST_BROADCAST_ROWS + 1).collect()
-    if len(rows) > lookup.MOST_BROADCAST_ROWS:
-        raise TooManyTextsError
-    return [tuple(row) for row in rows]
+    table = table.persist(StorageLevel.MEMORY_AND_DISK)
+    try:
+        size = table.agg(
+            F.count(F.lit(1)).alias("rows"), F.sum(F.octet_length(table.columns[0])).alias("bytes")
+        )
+        (row,) = size.collect()
+        if row["rows"] > lookup.MOST_BROADCAST_ROWS or (row["bytes"] or 0) > MOST_TEXT_BYTES:
+            raise TooManyTextsError
+        return [tuple(each) for each in table.collect()]
+    finally:
+        table.unpersist()
 
 
 def _table(rows: List[Tuple[Any, ...]], names: Sequence[str]) -> Any:

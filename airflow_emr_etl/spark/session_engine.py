@@ -144,7 +144,9 @@ class HitFiles(Hits):
                 if self._paths is None:
                     # How its file system spells a path, only Spark knows.
                     self._paths = sorted(row["path"] for row in rows.select("path").collect())
-                number = F.array_position(F.array(*map(F.lit, self._paths)), path) - 1
+                # Before Spark 4, array_position as a function takes no column for the value.
+                rows = rows.withColumn("paths", F.array(*map(F.lit, self._paths)))
+                number = F.expr("array_position(paths, path) - 1")
         return rows.select(number.cast("int").alias("file"), path.alias("path"), content.alias("content"))
 
 

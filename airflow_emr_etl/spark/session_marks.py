@@ -58,6 +58,8 @@ def files_sent(batches: Iterable[Any], keys: Sequence[int]) -> Iterator[Any]:
     """
     for batch in batches:
         for number, path, content in zip(*(batch.column(name) for name in ("file", "path", "content"))):
+            if number.as_py() < 0:
+                raise ValueError(f"{path} is none of the files that were listed; was it replaced meanwhile?")
             key = keys[number.as_py()]
             if not content.is_valid:
                 yield _one(key, path=path.as_py())
@@ -145,7 +147,10 @@ def received(batches: Iterable[Any]) -> Iterator[Tuple[Any, Any]]:
                 path = row[0].as_py()
     if marks:
         if pieces:
-            content = pa.BufferReader(b"".join(pieces.pop(piece) for piece in sorted(pieces)))
+            whole = b"".join(pieces.pop(piece) for piece in sorted(pieces))
+            # The pieces are within the batches: to hold these too would be to hold the file twice.
+            del batch, row
+            content = pa.BufferReader(whole)
         else:
             content = pa.memory_map(path)
         yield content, pa.Table.from_batches(marks)
@@ -162,7 +167,8 @@ def with_sessions(content: Any, marks: Any, columns: Any) -> Iterator[Any]:
         return
     known = _Marks(marks)
     texts = [field.name for field in columns if field.type == pa.string() and field.name not in _PLAIN]
-    file = pq.ParquetFile(content, read_dictionary=texts)
+    there = set(pq.read_schema(content).names)
+    file = pq.ParquetFile(content, read_dictionary=[name for name in texts if name in there])
     wanted = [name for name in file.schema_arrow.names if name in columns.names or name in _NEEDED]
     for rows in file.iter_batches(SLICE_ROWS, columns=wanted, use_threads=False):
         session = known.of(rows)

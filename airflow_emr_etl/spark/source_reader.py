@@ -104,15 +104,15 @@ def read_source(lines: DataFrame, source: LogSource, max_line_bytes: int) -> Par
     )
 
 
-def drift_counts(lines: DataFrame) -> Dict[str, int]:
-    """How many lines each message in ``drift`` is about; the hundred most frequent ones."""
+def drift_counts(lines: DataFrame, most: int = MOST_MESSAGES) -> Dict[str, int]:
+    """How many lines each message in ``drift`` is about; the ``most`` frequent ones."""
     counted = (
         lines.where(F.col("drift").isNotNull())
         .select(F.explode("drift").alias("message"))
         .groupBy("message")
         .agg(F.count(F.lit(1)).alias("lines"))
         .orderBy(F.col("lines").desc(), "message")
-        .limit(MOST_MESSAGES)
+        .limit(most)
     )
     return {row["message"]: row["lines"] for row in counted.collect()}
 

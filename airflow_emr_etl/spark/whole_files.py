@@ -27,6 +27,8 @@ def whole_files(spark: SparkSession, uris: Sequence[str]) -> DataFrame:
     Spark reads the bytes and hands them over, so it is Spark's file system, credentials and retries as ever; only
     files of the machine itself are opened where they are, by :func:`opened`.
     """
+    if not uris:
+        return spark.createDataFrame([], "path string, content binary")
     local = storage.local_paths(spark, uris)
     if local is not None:
         tasks = min(len(uris), 4 * spark.sparkContext.defaultParallelism)

@@ -201,7 +201,11 @@ def _normalize(
         expected = file_layout.Expected(lines_in - bad_lines - headers, columns.EVENT_BYTES)
         if plain is not None:
             doubtful = sum(row["lines"] for row in parsed_splits) > bad_lines + headers
-            plain.write_events(events, expected, parsed_good if doubtful else None, rules, day)
+            try:
+                plain.write_events(events, expected, parsed_good if doubtful else None, rules, day)
+            except TooManyTextsError:
+                lines.unpersist()
+                raise
         else:
             internal = enrichment.internal_hosts(good, rules, lookups)
             if internal is not None and rules.drop_internal:
@@ -274,7 +278,8 @@ def _normalize(
 def _drift(lines: DataFrame, source: LogSource, plain: Optional[PlainLines]) -> Dict[str, int]:
     if not source.drifts:
         return {}
-    told = drift_counts(lines)
+    # What few doubtful lines tell, many plain ones may tell as well.
+    told = drift_counts(lines) if plain is None else drift_counts(lines, 100 * MOST_MESSAGES)
     for message, count in ({} if plain is None else plain.drift()).items():
         told[message] = told.get(message, 0) + count
     most = sorted(told.items(), key=lambda item: (-item[1], item[0]))

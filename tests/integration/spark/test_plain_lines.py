@@ -182,6 +182,10 @@ def json_line(random_: random.Random) -> bytes:
     separators = pick([(",", ":"), (",", ":"), (", ", ": ")])
     line = json.dumps(given, ensure_ascii=random_.random() < 0.1, separators=separators)
     if random_.random() < 0.03:
+        line = line[:-1] + pick(
+            [',"host" :"twice"}', ',"host":"twice"}', ',"bytes":\r-0}', ',"n":' + "1" * 1001 + "}"]
+        )
+    if random_.random() < 0.03:
         line = line[:-1] + ',"ts":"2026-01-05T11:00:00Z"}'
     if random_.random() < 0.03:
         line = pick([" " + line, line + " ", line + line, "[" + line + "]", "\ufeff" + line, line + "\r"])
@@ -302,7 +306,7 @@ def test_a_plain_json_line_is_what_spark_reads(
             told[message] = told.get(message, 0) + 1
     # Only the most frequent messages are told.
     assert {message: told.get(message) for message in drift} == drift
-    assert len(found) > sum(row.reason is None for row in expected) / 4
+    assert len(found) > sum(row.reason is None for row in expected) / 8
 
 
 def odd_text(random_: random.Random, pieces: list[str]) -> str:
@@ -436,6 +440,7 @@ def both_ways(
             patch.setattr(PlainLines, "write_events", noted(PlainLines.write_events, made))
             if elsewhere:
                 patch.setattr(storage, "local_path", lambda *_: None)
+                patch.setattr(storage, "local_paths", lambda *_: None)
             if not arrow:
                 patch.setattr(PlainLines, "fits", staticmethod(lambda *_: False))
             run = normalize_files(files, **options)
@@ -459,6 +464,9 @@ def test_events_of_access_logs_are_the_same_both_ways(
     robot = [access_line(random_).replace(b"GET", b"HEAD") for _ in range(50)] * 3
     files["robot.log"] = b"\n".join(robot)
     files["empty.log"] = b""
+    files["empty.log.bz2"] = b""
+    files["marked.log"] = b"\xef\xbb\xbf" + odd[0] + b"\n\xef\xbb\xbf" + odd[1]
+    files["mark.log"] = b"\xef\xbb\xbf"
     rules = Enrichment(
         sites=("www.example.com",), robot_rules=BehaviourRules(behaviours=BEHAVIOURS, rate_pages=5)
     )
@@ -469,25 +477,32 @@ def test_events_of_access_logs_are_the_same_both_ways(
     assert len(accounting["quarantined"]) > 3
 
 
+@pytest.mark.parametrize("name", ["json_events", *documents()])
 def test_events_of_json_lines_are_the_same_both_ways(
-    monkeypatch: pytest.MonkeyPatch, normalize_files: Any
+    monkeypatch: pytest.MonkeyPatch, normalize_files: Any, name: str
 ) -> None:
+    document = documents().get(name)
+    source = built_in_source(name) if document is None else LogSource.from_document(document, name)
     random_ = random.Random(4)
-    lines = [json_line(random_) for _ in range(3_000)]
+    lines = [json_line(random_) for _ in range(2_000)]
+    nested = b'{"ts":"2026-01-05T10:00:00Z","host":"a","o":' + b"[" * 30_000 + b"]" * 30_000 + b"}"
     files = {
-        "a.json": b"\n".join([*lines, *lines[:500]]),
-        "b.json": b"\n".join(lines[1_000:2_000]) + b"\n",
+        "a.json": b"\n".join([*lines, *lines[:300]]),
+        "b.json": b"\n".join(lines[700:1_400]) + b"\n",
         "c.json": b'{"ts":"2026-01-05T10:00:00Z","event":"pv","url":"/x"}\n' * 3,
+        "d.json": b'{"ts":"2026-01-05T10:00:00Z","ip":"a","url":"/x\\/y"}\r\n' + nested,
     }
-    arrow, spark_ = both_ways(monkeypatch, normalize_files, files, source=built_in_source("json_events"))
-    # Two lines with one id and the same time and visitor are one event, and either may stand for it.
-    chosen = [set(way[1]["events"]) for way in (arrow, spark_)]
-    ids = [sorted(row.split("ts=")[0] for row in rows) for rows in chosen]
+    arrow, spark_ = both_ways(monkeypatch, normalize_files, files, source=source)
+    # Of several lines with one id, time and visitor any may stand for the event.
+    ids = [[row.split("ts=")[0] for row in way[1]["events"]] for way in (arrow, spark_)]
     assert ids[0] == ids[1]
-    assert len(chosen[0] ^ chosen[1]) < 2 * len(ids[0]) / 10
-    assert arrow[0] | {"page_views": 0, "bots": 0} == spark_[0] | {"page_views": 0, "bots": 0}
+    of_one_line = [[row for row in way[1]["events"] if "dropped_copies=0" in row] for way in (arrow, spark_)]
+    assert of_one_line[0] == of_one_line[1]
+    assert of_one_line[0] or name == "strict"
+    for way in (arrow, spark_):
+        way[0].update(page_views=0, bots=0)
+    assert arrow[0] == spark_[0]
     assert arrow[1]["quarantine"] == spark_[1]["quarantine"]
-    assert arrow[0]["drift"]
 
 
 def test_what_arrow_cannot_do_is_done_by_spark(spark: SparkSession, tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ class Both:
             with self.monkeypatch.context() as patch:
                 if elsewhere:
                     patch.setattr(storage, "local_path", lambda *_: None)
+                    patch.setattr(storage, "local_paths", lambda *_: None)
                 if way == "rows":
                     patch.setattr(HitFiles, "MOST_BYTES", 0)
                 batches = str(self.folder / f"batches-{way}") if catalog else None

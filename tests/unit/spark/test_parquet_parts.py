@@ -12,7 +12,7 @@ pa = pytest.importorskip("pyarrow", reason="pyarrow comes with the extra spark")
 import pyarrow.parquet as pq  # noqa: E402
 
 from airflow_emr_etl.spark import parquet_parts  # noqa: E402
-from airflow_emr_etl.spark.parquet_parts import PartFiles, without_dictionaries  # noqa: E402
+from airflow_emr_etl.spark.parquet_parts import PartFiles, show, without_dictionaries  # noqa: E402
 
 
 def table(*texts: str | None, dictionary: bool = True) -> Any:
@@ -32,6 +32,7 @@ def test_rows_keep_their_order_and_files_their_size(tmp_path: Path, monkeypatch:
         table("d", "e", "f", "g"),
     ]
     names = list(PartFiles(str(tmp_path / "new" / "folder"), 4, ["id"]).write(tables))
+    show(str(tmp_path / "new" / "folder"), names)
     files = [pq.ParquetFile(tmp_path / "new" / "folder" / name) for name in names]
     assert [file.metadata.num_rows for file in files] == [4, 4, 1]
     assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == sorted(names)
@@ -51,7 +52,7 @@ def test_nothing_is_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_attempt_that_fails_leaves_no_file_that_is_listed(
+def test_what_an_attempt_that_failed_leaves_is_never_listed_and_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def tables() -> Iterator[Any]:
@@ -63,6 +64,9 @@ def test_an_attempt_that_fails_leaves_no_file_that_is_listed(
     with pytest.raises(OSError, match="gone"):
         list(parts.write(tables()))
     assert [path.name[0] for path in tmp_path.iterdir()] == ["."]
+    names = list(parts.write([table("b")]))
+    show(str(tmp_path), names)
+    assert [path.name for path in tmp_path.iterdir()] == names
 
 
 def test_texts_without_dictionaries() -> None:

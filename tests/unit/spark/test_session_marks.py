@@ -147,6 +147,14 @@ def test_times_and_visitors_that_do_not_fit_into_one_number() -> None:
     }
 
 
+def test_a_file_without_a_text_column_has_none_of_it() -> None:
+    wider = COLUMNS.append(pa.field("campaign_source", pa.string()))
+    content, marks = file_of([("v", 5, "a")]), marks_of([("v", 5, hash_of("a"), 9, "s")])
+    [batch] = session_marks.with_sessions(content, marks, wider)
+    assert batch.column("campaign_source").to_pylist() == [None]
+    assert batch.column("session_id").to_pylist() == ["s"]
+
+
 def test_a_file_that_counts_nanoseconds_and_an_empty_one() -> None:
     events, marks = [("v", 5, "a"), ("v", 1, "b")], [("v", 1, hash_of("b"), 9, "s")]
     found = rows_of(session_marks.with_sessions(file_of(events, unit="ns"), marks_of(marks), COLUMNS))
