@@ -269,8 +269,14 @@ def documents() -> dict[str, Any]:
     }
 
 
+def seldom(name: str, *more: Any) -> Any:
+    """A document as a parameter, of which only ``strict`` is read every day."""
+    return pytest.param(name, *more, marks=() if name == "strict" else pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
-    ("name", "alike"), [("json_events", True), *((name, False) for name in ["json_events", *documents()])]
+    ("name", "alike"),
+    [("json_events", True), ("json_events", False), *(seldom(name, False) for name in documents())],
 )
 def test_a_plain_json_line_is_what_spark_reads(
     spark: SparkSession, tmp_path: Path, collect: Any, name: str, alike: bool
@@ -477,7 +483,9 @@ def test_events_of_access_logs_are_the_same_both_ways(
     assert len(accounting["quarantined"]) > 3
 
 
-@pytest.mark.parametrize("name", ["json_events", *documents()])
+@pytest.mark.parametrize(
+    "name", ["json_events", *(pytest.param(name, marks=pytest.mark.slow) for name in documents())]
+)
 def test_events_of_json_lines_are_the_same_both_ways(
     monkeypatch: pytest.MonkeyPatch, normalize_files: Any, name: str
 ) -> None:
