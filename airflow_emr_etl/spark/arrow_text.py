@@ -14,6 +14,11 @@ def flags(booleans: Any) -> Any:
     return booleans.to_numpy(zero_copy_only=False)
 
 
+def known(texts: Any) -> Any:
+    """NULL for the logs' way to say "nothing"; see ``line_parser.known``."""
+    return pc.if_else(pc.is_in(texts, pa.array(["-", ""])), pa.scalar(None, texts.type), texts)
+
+
 def dictionary_at(texts: Any, places: Any) -> Any:
     """``texts`` at ``places`` (NULL at NULL), as a dictionary without repetition."""
     each = texts.dictionary_encode()

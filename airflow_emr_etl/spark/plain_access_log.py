@@ -16,10 +16,7 @@ import pyarrow.compute as pc
 
 from airflow_emr_etl.models import access_log
 from airflow_emr_etl.models.log_source import COLUMNS
-from airflow_emr_etl.spark.arrow_text import flags, width_fits
-
-TEXTS = ("host", "method", "path", "query", "protocol", "referrer", "user_agent")
-"""The columns that are text; beside them there are ts, status and bytes."""
+from airflow_emr_etl.spark.arrow_text import flags, known, width_fits
 
 
 def _expression() -> str:
@@ -44,7 +41,7 @@ def read(lines: Any, max_line_bytes: int) -> Tuple[Any, Dict[str, Any]]:
 
     Returns:
         a numpy array of booleans, one for each line, and the columns, one value for each plain line: ``ts`` (int64,
-        microseconds since 1970), ``status`` (int16), ``bytes`` (int64) and :data:`TEXTS` (dictionaries).
+        microseconds since 1970), ``status`` (int16), ``bytes`` (int64), and texts as dictionaries.
     """
     matches = flags(pc.match_substring_regex(lines, EXPRESSION))
     matches &= pc.binary_length(lines).to_numpy() <= max_line_bytes + 1
@@ -71,8 +68,8 @@ def read(lines: Any, max_line_bytes: int) -> Tuple[Any, Dict[str, Any]]:
         "path": _part(target, 0),
         "query": _part(target, 1),
         "protocol": _cell(request, 2),
-        "referrer": _known(piece(3)),
-        "user_agent": _known(piece(5)),
+        "referrer": known(piece(3)),
+        "user_agent": known(piece(5)),
     }
     columns = {name: text.dictionary_encode() for name, text in columns.items()}
     size = _cell(answer, 1)
@@ -112,9 +109,3 @@ def _times(times: Any) -> Tuple[Any, Any]:
     known = np.array([time is not None for time in found], bool)
     of_line = np.asarray(times.indices)
     return micros[of_line], known[of_line]
-
-
-def _known(texts: Any) -> Any:
-    """NULL for the logs' way to say "nothing"."""
-    nothing = pc.or_(pc.equal(texts, "-"), pc.equal(texts, ""))
-    return pc.if_else(nothing, pa.scalar(None, texts.type), texts)

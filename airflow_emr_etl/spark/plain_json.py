@@ -21,7 +21,7 @@ import pyarrow.json as pj
 
 from airflow_emr_etl.models import access_log
 from airflow_emr_etl.models.log_source import COLUMNS, LogSource
-from airflow_emr_etl.spark.arrow_text import dictionary_at, flags, width_fits
+from airflow_emr_etl.spark.arrow_text import dictionary_at, flags, known, width_fits
 
 TEXTS = tuple(name for name, width in COLUMNS.items() if width is not None)
 
@@ -248,10 +248,7 @@ class JsonReader:
     def _text(self, target: str, fields: Dict[str, Any]) -> Any:
         """The first of the fields that says something, as the rule for ``target`` has it."""
         rule = self.source.rules[target]
-        texts = [
-            pc.if_else(pc.is_in(fields[name], pa.array(["", "-"])), None, fields[name])
-            for name in rule.sources
-        ]
+        texts = [known(fields[name]) for name in rule.sources]
         text = pc.coalesce(*texts) if len(texts) > 1 else texts[0]
         if rule.values:
             each = text.dictionary_encode()

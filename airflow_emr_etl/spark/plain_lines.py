@@ -52,11 +52,9 @@ class PlainLines:
     """``given``'s lines of ``source``; :meth:`fits` has to hold. Call :meth:`release` at the end."""
 
     @staticmethod
-    def fits(given: object, source: LogSource, rules: Enrichment, erased: Sequence[str]) -> bool:
+    def fits(given: LogFiles, source: LogSource, rules: Enrichment, erased: Sequence[str]) -> bool:
         """Whether all that is asked can be done within Arrow. What cannot be, ``enrichment.py`` does."""
-        if not isinstance(given, LogFiles) or any(
-            importlib.util.find_spec(name) is None for name in ("numpy", "pyarrow")
-        ):
+        if any(importlib.util.find_spec(name) is None for name in ("numpy", "pyarrow")):
             return False
         from airflow_emr_etl.spark.plain_json import JsonReader
 
@@ -68,7 +66,7 @@ class PlainLines:
         return readable and known_source and simple and not erased
 
     def __init__(self, spark: SparkSession, given: LogFiles, source: LogSource, max_line_bytes: int) -> None:
-        self.spark, self.given, self.source, self.max_line_bytes = spark, given, source, max_line_bytes
+        self.spark, self.source = spark, source
         expected = sum(
             size // (_COMPRESSED_LINE_BYTES if uri.endswith(_COMPRESSED) else _LINE_BYTES)
             for uri, size in given.sizes.items()

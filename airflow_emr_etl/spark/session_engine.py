@@ -16,7 +16,7 @@ from pyspark.sql import functions as F
 from airflow_emr_etl.exceptions import ConfigurationError
 from airflow_emr_etl.models.manifest import ManifestEntry
 from airflow_emr_etl.models.session_rules import SessionRules
-from airflow_emr_etl.spark import storage
+from airflow_emr_etl.spark import whole_files
 from airflow_emr_etl.spark.partition_keys import partition_keys
 
 HITS_A_PARTITION = 1_000_000
@@ -86,14 +86,13 @@ class HitRows(Hits):
 class HitFiles(Hits):
     """All rows of Parquet files, which Python takes apart itself: no row is made of them.
 
-    Spark reads the bytes and hands them over, so it is Spark's file system, credentials and retries as ever; only
-    files of the machine itself are opened where they are. For rules without cuts, and for files that a task can hold
-    twice; see :func:`fit`.
+    ``whole_files.py`` says how they get there. For rules without cuts, and for files that a task can hold twice; see
+    :func:`fit`.
 
     With ``numbered``, sessions say which of the files have their visitors' hits.
     """
 
-    MOST_BYTES = 256 << 20
+    MOST_BYTES = whole_files.MOST_BYTES
 
     def __init__(
         self,
@@ -123,31 +122,21 @@ class HitFiles(Hits):
 
             return session_files.hits_of(batches, texts)
 
-        found = self.found() if self.numbered else self.found().drop("file")
-        return self._packed(found, rules, keys, read)
+        return self._packed(self.found(), rules, keys, read)
 
     def found(self) -> DataFrame:
-        """``path`` and ``content`` of each file, of local ones only the path; and ``file``, a number from 0 on."""
-        local = storage.local_paths(self.spark, self.files)
-        if local is not None:
-            tasks = min(len(local), 4 * self.spark.sparkContext.defaultParallelism)
-            path, number = F.get(F.array(*map(F.lit, local)), F.col("id").cast("int")), F.col("id")
-            rows = self.spark.range(0, len(local), 1, tasks)
-            content = F.lit(None).cast("binary")
-        else:
-            rows = (
-                self.spark.read.format("binaryFile").option("__globPaths__", "false").load(list(self.files))
-            )
-            path, content = F.col("path"), F.col("content")
-            number = F.lit(0)
-            if self.numbered:
-                if self._paths is None:
-                    # How its file system spells a path, only Spark knows.
-                    self._paths = sorted(row["path"] for row in rows.select("path").collect())
-                # Before Spark 4, array_position as a function takes no column for the value.
-                rows = rows.withColumn("paths", F.array(*map(F.lit, self._paths)))
-                number = F.expr("array_position(paths, path) - 1")
-        return rows.select(number.cast("int").alias("file"), path.alias("path"), content.alias("content"))
+        """``path`` and ``content`` of each file, of local ones only the path; where they are numbered, ``file`` too, a
+        number from 0 on."""
+        rows = whole_files.whole_files(self.spark, self.files)
+        if not self.numbered:
+            return rows
+        if self._paths is None:
+            # How its file system spells a path, only Spark knows.
+            self._paths = sorted(row["path"] for row in rows.select("path").collect())
+        # Before Spark 4, array_position as a function takes no column for the value.
+        rows = rows.withColumn("paths", F.array(*map(F.lit, self._paths)))
+        number = F.expr("CAST(array_position(paths, path) - 1 AS INT)")
+        return rows.select(number.alias("file"), "path", "content")
 
 
 def sessions_of(hits: Sequence[Hits], rules: SessionRules, rows: Optional[int] = None) -> DataFrame:
