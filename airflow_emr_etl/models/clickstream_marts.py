@@ -270,11 +270,15 @@ def funnels(*declared: Funnel) -> Mart:
         )
 
     def select(scope: Scope) -> str:
-        # Windows over the same rows, one after the other: a join for each step would read all page views again.
-        rows = (
-            f"SELECT v.session_dt AS dt, v.session_id, v.position, v.path FROM {scope['page_views']} AS v "
-            f"WHERE {scope.of('v.session_dt')} AND {scope.in_reach('v.ts')}"
-        )
+        # Windows over the same rows, one after the other: a join for each step would read all page views again. No
+        # other page than those of the steps plays a part, except that a day with any has a row.
+        views = f"""FROM {scope["page_views"]} AS v
+    WHERE {scope.of("v.session_dt")} AND {scope.in_reach("v.ts")}"""
+        steps = dict.fromkeys(pattern for funnel in declared for pattern in funnel.steps.values())
+        of_a_step = " OR ".join(f"v.path {like(pattern)}" for pattern in steps)
+        rows = f"""
+    SELECT v.session_dt AS dt, v.session_id, v.position, v.path
+    {views} AND ({of_a_step})"""
         reached, counted, named, chosen = [], [], [], []
         for f, funnel in enumerate(declared, 1):
             for n, (step, pattern) in enumerate(funnel.steps.items(), 1):
@@ -292,8 +296,12 @@ def funnels(*declared: Funnel) -> Mart:
                 )
                 chosen.append(f"WHEN '{name}' THEN c.{name}")
         return f"""
-SELECT c.dt, n.funnel, n.step, n.step_name, CASE n.name {" ".join(chosen)} END AS sessions
+SELECT d.dt, n.funnel, n.step, n.step_name, COALESCE(CASE n.name {" ".join(chosen)} END, 0) AS sessions
 FROM (
+    SELECT DISTINCT v.session_dt AS dt
+    {views}
+) AS d
+LEFT JOIN (
 SELECT s.dt, {", ".join(counted)}
 FROM (
 SELECT v.dt, v.session_id, {", ".join(reached)}
@@ -303,7 +311,7 @@ FROM (
 GROUP BY v.dt, v.session_id
 ) AS s
 GROUP BY s.dt
-) AS c
+) AS c ON c.dt = d.dt
 CROSS JOIN (
 {" UNION ALL ".join(named)}
 ) AS n"""

@@ -229,6 +229,20 @@ def test_marts_by_hand(loader: Any) -> None:
     assert pipeline.mart("retention_weeks") == [("2026-01-05", 0, 2)]
 
 
+def test_a_day_with_pages_of_no_step_has_a_row_for_each(loader: Any) -> None:
+    pipeline = Pipeline(loader)
+    pipeline.deliver("2026-01-05", [event("a", "05 10:00:00", "/about"), event("b", "05 11:00:00", "/")])
+    assert pipeline.mart("funnels") == [
+        ("2026-01-05", "purchase", 1, "products", 0),
+        ("2026-01-05", "purchase", 2, "product", 0),
+        ("2026-01-05", "purchase", 3, "cart", 0),
+        ("2026-01-05", "purchase", 4, "checkout", 0),
+    ]
+    # Without a page there is none.
+    pipeline.deliver("2026-01-06", [event("a", "06 10:00:00", "/x", dt="2026-01-06", is_page_view=False)])
+    assert {row[0] for row in pipeline.mart("funnels")} == {"2026-01-05"}
+
+
 def deliveries(seed: int) -> list[tuple[str, list[Row]]]:
     """Days in order, one of them delivered again with fewer and other lines; some lines come a day late."""
     chance = random.Random(seed)
