@@ -22,6 +22,9 @@ _SETTINGS = {
     # Sizes its own partitions, so one setting serves a laptop and a cluster.
     "spark.sql.adaptive.enabled": "true",
     "spark.sql.adaptive.coalescePartitions.enabled": "true",
+    # The smaller side of a join is hashed instead of sorting both, where each of its partitions, as measured after the
+    # shuffle, has at most this much: the size that partitions are put together to, so a task holds no more for it.
+    "spark.sql.adaptive.maxShuffledHashJoinLocalMapThreshold": "64m",
 }
 
 
