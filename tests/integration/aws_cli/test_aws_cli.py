@@ -27,6 +27,8 @@ spark.stop()
 
 
 @pytest.mark.spark
+# The command line asks every 30 seconds.
+@pytest.mark.slow
 def test_create_cluster_add_spark_step_wait_read_logs_and_terminate(
     local_aws: LocalAws, tmp_path: Path
 ) -> None:

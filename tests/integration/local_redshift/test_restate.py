@@ -122,7 +122,7 @@ def restate(table: Table, staged: list[Row]) -> Table:
     return kept | {s["id"]: {c.name: s[c.name] for c in VISITS.columns} for s in staged if not s["retracted"]}
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_visits_are_what_a_dict_would_be(loader: Any, seed: int) -> None:
     chance = random.Random(seed)
     table: Table = {}
@@ -145,7 +145,7 @@ def test_visits_are_what_a_dict_would_be(loader: Any, seed: int) -> None:
 
 
 @pytest.mark.parametrize("hits", [HITS, TIMED_HITS], ids=["by-key", "by-key-and-time"])
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_hits_are_what_a_dict_would_be(loader: Any, seed: int, hits: RedshiftTable) -> None:
     """A batch replaces its own day, and brings along hits of other days whose visit has changed."""
     chance = random.Random(seed)

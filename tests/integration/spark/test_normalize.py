@@ -281,7 +281,7 @@ def test_what_the_generator_says_is_what_the_job_counts(normalize_files: Any) ->
     assert counts == dict(generated.quarantined)
 
 
-@pytest.mark.parametrize("last", [b"", b"\n"])
+@pytest.mark.parametrize("last", [b"", pytest.param(b"\n", marks=pytest.mark.slow)])
 def test_line_numbers_hold_where_files_are_split(spark: Any, normalize_files: Any, last: bytes) -> None:
     numbers = {n for n in range(1, 800) if n % 7 == 0 or n > 795}
     lines = [b"bad %d" % n if n in numbers else line(f"GET /{n} HTTP/1.1") for n in range(1, 800)]
