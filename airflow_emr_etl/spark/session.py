@@ -22,8 +22,8 @@ _SETTINGS = {
     # Sizes its own partitions, so one setting serves a laptop and a cluster.
     "spark.sql.adaptive.enabled": "true",
     "spark.sql.adaptive.coalescePartitions.enabled": "true",
-    # The smaller side of a join is hashed instead of sorting both, where each of its partitions, as measured after the
-    # shuffle, has at most this much: the size that partitions are put together to, so a task holds no more for it.
+    # The smaller side of a join is hashed instead of sorting both, where the shuffle has found each of its partitions
+    # to be at most this large, compressed: the size that small partitions are put together to by default.
     "spark.sql.adaptive.maxShuffledHashJoinLocalMapThreshold": "64m",
 }
 
